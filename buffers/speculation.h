@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The speculation buffer: the open epoch and the sealed, uncommitted ones.
+ * Threads: the replica's lock guards it.
+ */
+#ifndef MCBUF_BUFFERS_SPECULATION_H
+#define MCBUF_BUFFERS_SPECULATION_H
+
+#include "buffers/map.h"
+
+struct epoch {
+  uint64_t number;
+  struct map *map;
+  uint64_t bytes, extents;      /* as written: overwritten ones count again */
+  struct epoch *older;
+};
+
+struct speculation;
+
+/* Empty, with epoch NUMBER open.  Two spare maps are made, so that a seal
+ * allocates nothing.  NULL with ENOMEM.
+ */
+extern struct speculation *speculation_new (uint64_t number);
+extern void speculation_free (struct speculation *s);
+
+extern uint64_t speculation_open_number (const struct speculation *s);
+/* The open epoch, newest; follow ->older for the sealed ones. */
+extern struct epoch *speculation_newest (const struct speculation *s);
+
+/* As map_put and map_zero, into the open epoch, counting. */
+extern int speculation_put (struct speculation *s, unsigned disk,
+                            uint64_t sector, uint64_t n, uint32_t loc);
+extern int speculation_zero (struct speculation *s, unsigned disk,
+                             uint64_t sector, uint64_t n, bool may_trim);
+
+/* Seal: the open epoch gets an empty successor, numbered one higher.  O(1).
+ * -1 with ENOMEM only when speculation_restock was not called since the last two.
+ */
+extern int speculation_seal (struct speculation *s);
+/* How many spare maps and epochs are wanted; hand them in (made outside the
+ * lock with epoch_new), so that no seal has to make its own.
+ */
+extern unsigned speculation_spares_wanted (const struct speculation *s);
+extern void speculation_restock (struct speculation *s, struct epoch *spare);
+extern struct epoch *epoch_new (void);          /* empty, prefaulted */
+extern void epoch_free (struct epoch *e);       /* NULL is allowed; not its elders */
+extern void epoch_clear (struct epoch *e);      /* ready to be a spare again */
+
+/* Take every sealed epoch up to NUMBER out, newest first by ->older; NULL when
+ * there is none.  The caller owns them.
+ */
+extern struct epoch *speculation_take (struct speculation *s, uint64_t number);
+
+/* Take all there is, the open one included, and go on with NUMBER open (empty). */
+extern struct epoch *speculation_take_all (struct speculation *s,
+                                           uint64_t number);
+
+struct speculation_stat { uint64_t bytes, extents, sealed; };
+extern void speculation_get_stat (const struct speculation *s,
+                                  struct speculation_stat *stat);
+
+#endif /* MCBUF_BUFFERS_SPECULATION_H */
