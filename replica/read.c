@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "replica/internal.h"
 
 /* Kept per thread, so that a read allocates nothing once it is warm. */
