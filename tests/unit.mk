@@ -1,1 +1,32 @@
 # SPDX-License-Identifier: BSD-3-Clause
+# Unit tests of common/, buffers/ and the catalog; what holds for the tree.
+
+UNIT_TESTS = \
+	test-map \
+	$(NULL)
+
+TESTS += $(UNIT_TESTS)
+check_PROGRAMS += $(UNIT_TESTS)
+
+UNIT_COMMON = unit/unit.c unit/unit.h
+UNIT_LIBS = $(top_builddir)/common/libcommon.la $(CHECK_LIBS)
+
+# Every allocation of the program goes through unit/fail-alloc.c.
+UNIT_WRAP = \
+	$(AM_LDFLAGS) \
+	-Wl,--wrap=malloc \
+	-Wl,--wrap=calloc \
+	-Wl,--wrap=realloc \
+	-Wl,--wrap=aligned_alloc \
+	-Wl,--wrap=mmap \
+	$(NULL)
+
+test_map_SOURCES = \
+	unit/fail-alloc.c \
+	unit/model.c \
+	unit/model.h \
+	unit/test-map.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+test_map_LDFLAGS = $(UNIT_WRAP)
+test_map_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
