@@ -405,7 +405,7 @@ revive (struct replica *r, const struct replica_params *params,
   struct open_change change;
   enum journal_took took;
   bool damaged = journal_get_damage (r->journal, &damage) == 1;
-  bool restored;
+  bool restored = false;
 
   journal_get_state (r->journal, &state);
   if (journal_start (r->journal, params->buffer ? params->buffer :

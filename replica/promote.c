@@ -103,12 +103,22 @@ rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
 int
 discard_speculation (struct replica *r)
 {
-  struct epoch *taken;
+  struct epoch *taken = NULL;
 
-  {
-    SCOPED_LOCK (&r->lock);
-    taken = speculation_take_all (r->spec,
-                                  speculation_open_number (r->spec) + 1);
+  while (taken == NULL) {
+    {
+      SCOPED_LOCK (&r->lock);
+      taken = speculation_take_all (r->spec,
+                                    speculation_open_number (r->spec) + 1);
+    }
+    if (taken == NULL) {
+      struct epoch *spare = epoch_new ();
+
+      if (spare == NULL)
+        return -1;
+      SCOPED_LOCK (&r->lock);
+      speculation_restock (r->spec, spare);
+    }
   }
   quiesce (r);
   while (taken) {
