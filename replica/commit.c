@@ -249,11 +249,16 @@ check_commit (struct replica *r, const struct commit_request *req,
   }
   if (!req->has_epoch)
     return 0;
-  if (r->has_checkpoint && req->epoch <= r->checkpoint.id &&
-      r->state != JOURNAL_RESYNCING) {
+  if (r->has_checkpoint && req->epoch <= r->checkpoint.id) {
     *answer = (struct commit_answer) { .checkpoint = r->checkpoint.id,
                                        .epoch = req->epoch };
     return 1;
+  }
+  if (req->epoch <= r->void_epoch) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot commit: epoch %" PRIu64 " was discarded: commit without an epoch once "
+                        "the new copy is whole", req->epoch);
   }
   if (req->epoch >= speculation_open_number (r->spec)) {
     errno = EPERM;

@@ -75,6 +75,7 @@ struct replica {
   bool has_checkpoint;
   struct journal_checkpoint checkpoint; /* newest committed */
   uint64_t written_out;         /* the watermark's checkpoint */
+  uint64_t void_epoch;          /* uncommitted epochs up to it were discarded */
   uint64_t epoch_limit;         /* epochs up to it may be opened without a record */
   uint64_t discarded_epochs, discarded_bytes;   /* by the last promote */
 
@@ -171,6 +172,7 @@ extern int read_overlay (struct replica *r, unsigned disk, void *buf,
 
 /* --- put.c: writes into the open epoch ------------------------------------ */
 
+/* -1 with EAGAIN: the route has changed, nothing was taken. */
 extern int put_data (struct replica *r, const struct replica_export *e,
                      const void *buf, uint32_t count, uint64_t offset);
 extern int put_zero (struct replica *r, const struct replica_export *e,

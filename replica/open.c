@@ -228,8 +228,8 @@ replay_uncommitted (void *opaque, uint64_t epoch,
 static int
 restore_speculation (struct replica *r, const struct journal_state *state)
 {
-  uint64_t first = state->has_checkpoint || state->closed ?
-    MAX (state->checkpoint.id, state->watermark.id) + 1 : 1;
+  uint64_t first = MAX (MAX (state->checkpoint.id, state->watermark.id),
+                        state->void_epoch) + 1;
   uint64_t open = 0;
   struct journal_damage damage;
 
@@ -380,7 +380,7 @@ note_damage (struct replica *r, const struct journal_damage *damage)
 struct open_change {
   enum journal_replica_state state;
   uint64_t open;
-  bool keep_clean;
+  bool keep_clean, restored;
 };
 
 static void
@@ -394,6 +394,8 @@ change_open (struct journal_state *state, void *opaque)
   state->instance++;
   if (!c->keep_clean)
     state->clean = false;
+  if (!c->restored)
+    state->void_epoch = c->open - 1;
 }
 
 static int
@@ -435,7 +437,7 @@ revive (struct replica *r, const struct replica_params *params,
   r->discarded_bytes = state.discarded_bytes;
 
   change = (struct open_change) {
-    .state = r->state, .open = speculation_open_number (r->spec),
+    .state = r->state, .restored = restored, .open = speculation_open_number (r->spec),
     .keep_clean = state.clean && took != JOURNAL_TOOK_SHARED &&
       r->state != JOURNAL_STALE && !damaged };
   r->clean = change.keep_clean;
@@ -446,6 +448,7 @@ revive (struct replica *r, const struct replica_params *params,
     return mcerror_set (err, MCEXIT_USAGE, "%s/journal: %m", r->dir);
   journal_get_state (r->journal, &state);
   r->epoch_limit = state.epoch_limit;
+  r->void_epoch = state.void_epoch;
   house_event_locked (r, "open", "%s%s%s", replica_state_word (r->state),
                       r->reason[0] ? ": " : "", r->reason);
   return 0;
@@ -672,10 +675,11 @@ void
 replica_close (struct replica *r)
 {
   int saved = errno;
-  bool saved_all = true;
+  bool saved_all;
 
   if (r == NULL)
     return;
+  saved_all = r->clean;         /* if it never ran */
   control_close (r->control);
   if (r->running) {
     {

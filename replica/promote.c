@@ -32,6 +32,7 @@ change_promote (struct journal_state *state, void *opaque)
   state->checkpoint = c->checkpoint;
   state->discarded_epochs = c->epochs;
   state->discarded_bytes = c->bytes;
+  state->void_epoch = c->open - 1;
   state->drained = false;
   state->clean = false;
   c->generation = state->generation;
@@ -110,6 +111,8 @@ discard_speculation (struct replica *r)
       SCOPED_LOCK (&r->lock);
       taken = speculation_take_all (r->spec,
                                     speculation_open_number (r->spec) + 1);
+      if (taken)
+        r->void_epoch = speculation_open_number (r->spec) - 1;
     }
     if (taken == NULL) {
       struct epoch *spare = epoch_new ();

@@ -330,6 +330,13 @@ put_publish (struct put *p, const struct replica_export *e)
     rmw_remove_locked (p);
     return -1;
   }
+  if (r->state == JOURNAL_SYNCING && !r->closed) {
+    /* A resync overwrite came in between: this belongs into the image now. */
+    journal_uncredit (r->journal, p->n, p->blocks);
+    rmw_remove_locked (p);
+    errno = EAGAIN;
+    return -1;
+  }
   if (p->partial && p->rmw.dirty) {
     journal_uncredit (r->journal, p->n, p->blocks);
     rmw_remove_locked (p);
@@ -413,7 +420,7 @@ put (struct replica *r, const struct replica_export *e, const void *data,
       replica_fail (r, "writing the journal", journal_failed (r->journal));
       errno = EIO;
     }
-    else if (errno != ESHUTDOWN)
+    else if (errno != ESHUTDOWN && errno != EAGAIN)
       replica_hole (r, errno, errno == ENOSPC ?
                     "the journal is full of uncommitted epochs: raise journal-size or commit more often" :
                     "cannot take a write into the journal");

@@ -379,6 +379,7 @@ change_promote (struct journal_state *state, void *opaque)
   state->discarded_bytes = c->bytes;
   state->drained = false;
   state->clean = true;          /* promoted, and nothing is in flight */
+  state->void_epoch = state->epoch - 1;
 }
 
 static void

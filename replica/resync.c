@@ -18,6 +18,7 @@ change_resync (struct journal_state *state, void *opaque)
   state_epoch (state, *(uint64_t *) opaque);
   state->state = JOURNAL_RESYNCING;
   state->clean = false;
+  state->void_epoch = *(uint64_t *) opaque - 1;
 }
 
 static void
@@ -31,6 +32,7 @@ change_overwrite (struct journal_state *state, void *opaque)
   state->closed = false;
   state->drained = false;
   state->clean = false;
+  state->void_epoch = open - 1;
   state->checkpoint = (struct journal_checkpoint) { .id = 0 };
   /* No commit up to here is ever replayed again. */
   state->watermark = (struct journal_checkpoint) { .id = open - 1 };
@@ -89,6 +91,12 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
         r->hold_writeout = false;
         return refuse_locked (r, "write-out does not come to an end: mend the backing image, or restart the server", err);
       }
+      /* What is on its way to the images of a promoted disk must not land on the new copy. */
+      r->drain_hold = true;
+      r->want_idle++;
+      while (r->state == JOURNAL_PROMOTED && r->through > 0)
+        pthread_cond_wait (&r->changed, &r->lock);
+      r->want_idle--;
     }
   }
   if (overwrite && (fresh = writeout_new ()) == NULL) {
@@ -107,9 +115,11 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
     /* Whoever still sends on an old connection sends into the hole; from
      * protected the mirror may well start over on the one it has.
      */
-    if (r->state != JOURNAL_PROTECTED && r->state != JOURNAL_RESYNCING)
+    if (r->state != JOURNAL_PROTECTED && r->state != JOURNAL_RESYNCING &&
+        r->state != JOURNAL_SYNCING)
       r->fence++;
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
+    r->drain_hold = false;
     r->lost = r->closed = r->direct = false;
     r->clean = false;
     if (overwrite) {
@@ -142,7 +152,8 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
     int saved = errno;
     SCOPED_LOCK (&r->lock);
 
-    r->hold_writeout = false;
+    r->hold_writeout = r->drain_hold = false;
+    pthread_cond_broadcast (&r->changed);
     errno = saved;
   }
   writeout_free (fresh);

@@ -41,17 +41,21 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
 
   if (count == 0)
     return 0;
-  if (route_begin (r, e, &route) == -1)
-    return -1;
-  if (route != ROUTE_SPECULATE)
-    result = through (r, e, buf, count, offset, flags);
-  else if (buf)
-    result = put_data (r, e, buf, count, offset);
-  else
-    result = put_zero (r, e, count, offset, flags & REPLICA_MAY_TRIM);
-  int saved = errno;
-  route_end (r, route);
-  errno = saved;
+  do {
+    int saved;
+
+    if (route_begin (r, e, &route) == -1)
+      return -1;
+    if (route != ROUTE_SPECULATE)
+      result = through (r, e, buf, count, offset, flags);
+    else if (buf)
+      result = put_data (r, e, buf, count, offset);
+    else
+      result = put_zero (r, e, count, offset, flags & REPLICA_MAY_TRIM);
+    saved = errno;
+    route_end (r, route);
+    errno = saved;
+  } while (result == -1 && route == ROUTE_SPECULATE && errno == EAGAIN);
   /* Before a promote there is nothing for FUA to do in the speculation
    * buffer: no write of it is durable before the commit, and then all are.
    */

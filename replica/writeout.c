@@ -252,7 +252,7 @@ try_direct_locked (struct replica *r)
   struct speculation_stat stat;
 
   speculation_get_stat (r->spec, &stat);
-  if (r->journaled > 0 || stat.extents > 0 || !writeout_is_empty (r->wo))
+  if (r->state != JOURNAL_PROMOTED || r->journaled > 0 || stat.extents > 0 || !writeout_is_empty (r->wo))
     return false;
   r->direct = true;
   r->drain_hold = false;
