@@ -308,10 +308,10 @@ step_read (void)
   pick_range (&disk, &offset, &count, rnd (4) ? 20000 : sizeof buf);
   ck_assert_int_eq (ask (OP_READ, disk, offset, count, NULL, buf, sizeof buf), 0);
   for (uint32_t i = 0; i < count; i++)
-    ck_assert_msg (buf[i] == now.disk[disk][offset + i],
-                   "disk %u offset %" PRIu64 ": read %02x, expected %02x (range %" PRIu64 "+%u)",
-                   disk, offset + i, buf[i], now.disk[disk][offset + i],
-                   offset, count);
+    if (buf[i] != now.disk[disk][offset + i])
+      ck_abort_msg ("disk %u offset %" PRIu64 ": read %02x, expected %02x (range %" PRIu64 "+%u)",
+                    disk, offset + i, buf[i], now.disk[disk][offset + i],
+                    offset, count);
 }
 
 static void
@@ -399,9 +399,9 @@ check_images (void)
     ck_assert_ptr_nonnull (buf);
     ck_assert_int_eq (pread (fd, buf, size[d], 0), (ssize_t) size[d]);
     for (uint64_t i = 0; i < size[d]; i++)
-      ck_assert_msg (buf[i] == committed.disk[d][i],
-                     "disk %u offset %" PRIu64 ": image %02x, checkpoint %02x", d, i,
-                     buf[i], committed.disk[d][i]);
+      if (buf[i] != committed.disk[d][i])
+        ck_abort_msg ("disk %u offset %" PRIu64 ": image %02x, checkpoint %02x",
+                      d, i, buf[i], committed.disk[d][i]);
   }
 }
 
