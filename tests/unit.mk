@@ -3,6 +3,7 @@
 
 UNIT_TESTS = \
 	test-map \
+	test-overlay \
 	$(NULL)
 
 TESTS += $(UNIT_TESTS)
@@ -30,3 +31,13 @@ test_map_SOURCES = \
 	$(NULL)
 test_map_LDFLAGS = $(UNIT_WRAP)
 test_map_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
+
+test_overlay_SOURCES = \
+	unit/fail-alloc.c \
+	unit/model.c \
+	unit/model.h \
+	unit/test-overlay.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+test_overlay_LDFLAGS = $(UNIT_WRAP)
+test_overlay_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
