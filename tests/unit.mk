@@ -2,6 +2,7 @@
 # Unit tests of common/, buffers/ and the catalog; what holds for the tree.
 
 UNIT_TESTS = \
+	test-catalog \
 	test-map \
 	test-overlay \
 	$(NULL)
@@ -21,6 +22,13 @@ UNIT_WRAP = \
 	-Wl,--wrap=aligned_alloc \
 	-Wl,--wrap=mmap \
 	$(NULL)
+
+test_catalog_SOURCES = \
+	../journal/catalog.c \
+	unit/test-catalog.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+test_catalog_LDADD = $(UNIT_LIBS) $(SQLITE3_LIBS)
 
 test_map_SOURCES = \
 	unit/fail-alloc.c \
