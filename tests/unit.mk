@@ -3,11 +3,20 @@
 
 UNIT_TESTS = \
 	test-catalog \
+	test-common \
+	test-io \
 	test-map \
 	test-overlay \
 	$(NULL)
 
-TESTS += $(UNIT_TESTS)
+TREE_TESTS = \
+	test-layers.sh \
+	test-spdx.sh \
+	test-symbols.sh \
+	$(NULL)
+
+TESTS += $(UNIT_TESTS) $(TREE_TESTS)
+EXTRA_DIST += $(TREE_TESTS)
 check_PROGRAMS += $(UNIT_TESTS)
 
 UNIT_COMMON = unit/unit.c unit/unit.h
@@ -29,6 +38,12 @@ test_catalog_SOURCES = \
 	$(UNIT_COMMON) \
 	$(NULL)
 test_catalog_LDADD = $(UNIT_LIBS) $(SQLITE3_LIBS)
+
+test_common_SOURCES = unit/test-common.c $(UNIT_COMMON)
+test_common_LDADD = $(UNIT_LIBS)
+
+test_io_SOURCES = unit/test-io.c $(UNIT_COMMON)
+test_io_LDADD = $(UNIT_LIBS)
 
 test_map_SOURCES = \
 	unit/fail-alloc.c \
