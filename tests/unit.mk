@@ -2,10 +2,21 @@
 # Unit tests of common/, buffers/ and the catalog; what holds for the tree.
 
 UNIT_TESTS = \
+	test-catalog \
+	test-common \
+	test-io \
 	test-map \
+	test-overlay \
 	$(NULL)
 
-TESTS += $(UNIT_TESTS)
+TREE_TESTS = \
+	test-layers.sh \
+	test-spdx.sh \
+	test-symbols.sh \
+	$(NULL)
+
+TESTS += $(UNIT_TESTS) $(TREE_TESTS)
+EXTRA_DIST += $(TREE_TESTS)
 check_PROGRAMS += $(UNIT_TESTS)
 
 UNIT_COMMON = unit/unit.c unit/unit.h
@@ -21,6 +32,19 @@ UNIT_WRAP = \
 	-Wl,--wrap=mmap \
 	$(NULL)
 
+test_catalog_SOURCES = \
+	../journal/catalog.c \
+	unit/test-catalog.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+test_catalog_LDADD = $(UNIT_LIBS) $(SQLITE3_LIBS)
+
+test_common_SOURCES = unit/test-common.c $(UNIT_COMMON)
+test_common_LDADD = $(UNIT_LIBS)
+
+test_io_SOURCES = unit/test-io.c $(UNIT_COMMON)
+test_io_LDADD = $(UNIT_LIBS)
+
 test_map_SOURCES = \
 	unit/fail-alloc.c \
 	unit/model.c \
@@ -30,3 +54,13 @@ test_map_SOURCES = \
 	$(NULL)
 test_map_LDFLAGS = $(UNIT_WRAP)
 test_map_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
+
+test_overlay_SOURCES = \
+	unit/fail-alloc.c \
+	unit/model.c \
+	unit/model.h \
+	unit/test-overlay.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+test_overlay_LDFLAGS = $(UNIT_WRAP)
+test_overlay_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
