@@ -154,7 +154,7 @@ dry_run_from (const json_t *status, const json_t *list,
   CLEANUP_FREE struct journal_checkpoint *checkpoints = NULL;
   struct journal_checkpoint chosen;
   const char *state = render_text (status, "state");
-  uint64_t generation = 0, open_epoch = 0, discarded = 0, write_out = 0;
+  uint64_t generation = 0, epochs = 0, discarded = 0, write_out = 0;
   uint64_t later = 0;
   struct mcerror err;
   bool promoted;
@@ -187,18 +187,17 @@ dry_run_from (const json_t *status, const json_t *list,
     if (checkpoints[i].id > chosen.id)
       later += checkpoints[i].bytes;
   (void) render_number (status, "generation", &generation);
-  (void) render_number (status, "open_epoch", &open_epoch);
-  (void) render_number (status, "speculation.bytes", &discarded);
+  (void) render_number (status, "sealed_epochs", &epochs);
+  if (render_number (status, "speculation.bytes", &discarded) && discarded > 0)
+    epochs++;                   /* the open one */
   (void) render_number (status, "writeout.bytes", &write_out);
 
   return recover_put_result (
     json_pack ("{s:I,s:s?,s:I,s:I,s:I,s:I,s:s,s:f}",
                "checkpoint", (json_int_t) chosen.id,
                "label", chosen.label[0] ? chosen.label : NULL,
-               "discarded_bytes", (json_int_t) (discarded + later),
-               "discarded_epochs",
-               (json_int_t) (promoted || open_epoch < chosen.id
-                             ? 0 : open_epoch - chosen.id),
+               "discarded_bytes", (json_int_t) (promoted ? 0 : discarded),
+               "discarded_epochs", (json_int_t) (promoted ? 0 : epochs),
                "written_bytes",
                (json_int_t) (write_out > later ? write_out - later : 0),
                "generation", (json_int_t) (generation + !promoted),

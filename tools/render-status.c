@@ -37,7 +37,9 @@ has_checkpoint (const struct view *v)
   return json_is_object (render_find (v->status, "checkpoint"));
 }
 
-/* "; REASON" or nothing. */
+/* "; REASON" or nothing.  The other states' reasons are what the headline says
+ * anyway; they are on a line of their own.
+ */
 static void
 put_reason (const struct view *v)
 {
@@ -47,6 +49,14 @@ put_reason (const struct view *v)
     fputs ("; ", v->fp);
     tool_put_safe (v->fp, reason);
   }
+}
+
+static void
+put_paused (const struct view *v, const char *error)
+{
+  fputs ("; write-out is paused: ", v->fp);
+  tool_put_safe (v->fp, error);
+  fputs (": mend the backing image, it goes on by itself", v->fp);
 }
 
 static bool
@@ -61,7 +71,6 @@ static void
 syncing (const struct view *v)
 {
   fputs ("no checkpoint yet, the first copy is not complete", v->fp);
-  put_reason (v);
   if (no_connection (v))
     fputs ("; no primary is connected: start its mirror job", v->fp);
   else
@@ -75,12 +84,10 @@ protected (const struct view *v)
   const char *error = render_text (v->status, "writeout.error");
 
   put_checkpoint (v);
-  put_reason (v);
-  if (error) {
-    fputs ("; write-out is paused: ", v->fp);
-    tool_put_safe (v->fp, error);
-    fputs (": mend the backing image, it goes on by itself", v->fp);
-  }
+  if (error)
+    put_paused (v, error);
+  else
+    put_reason (v);
   if (no_connection (v))
     fprintf (v->fp, "; no primary is connected: restart its mirror job, or "
              "fail over: mcbuf-recover %s", v->journal);
@@ -109,7 +116,6 @@ static void
 resyncing (const struct view *v)
 {
   put_checkpoint (v);
-  put_reason (v);
   fprintf (v->fp, "; it stays recoverable while a new copy runs; when the "
            "mirror job is ready: mcbuf-commit %s", v->target);
 }
@@ -118,10 +124,12 @@ static void
 promoted (const struct view *v)
 {
   char left[RENDER_SIZE_STRLEN];
+  const char *error = render_text (v->status, "writeout.error");
   uint64_t bytes = 0;
 
   put_checkpoint (v);
-  put_reason (v);
+  if (error)
+    put_paused (v, error);
   (void) render_number (v->status, "writeout.bytes", &bytes);
   if (json_is_true (render_find (v->status, "drained")))
     fputs ("; this copy is the disk now, and is complete: start the VM on it",
@@ -207,6 +215,12 @@ render_status (FILE *fp, const json_t *status, const char *target)
 
   render_headline (fp, status, target);
 
+  text = render_text (status, "reason");
+  if (text) {
+    fprintf (fp, "%-12s ", "reason");
+    tool_put_safe (fp, text);
+    putc ('\n', fp);
+  }
   text = render_text (status, "replica");
   if (text) {
     fprintf (fp, "%-12s ", "replica");
