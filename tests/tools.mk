@@ -10,7 +10,10 @@ tools_tests = \
 	tools/test-commit-stdin.sh \
 	tools/test-commit.sh \
 	tools/test-ctl.sh \
+	tools/test-help.sh \
+	tools/test-live.sh \
 	tools/test-load.sh \
+	tools/test-plugin-pod.sh \
 	tools/test-recover.sh \
 	tools/test-status.sh \
 	tools/test-wire.sh \

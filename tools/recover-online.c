@@ -36,12 +36,14 @@ has_drained (const json_t *object)
   return json_is_true (json_object_get (object, "drained"));
 }
 
-/* Until the backing images are complete.  Returns the exit code. */
+/* Until the backing images are complete.  Returns the exit code; *WRITTEN is
+ * what there was to write out.
+ */
 static int
-wait_drained (struct client *c, const struct options *o)
+wait_drained (struct client *c, const struct options *o, uint64_t *written)
 {
   const struct timespec pause = { .tv_nsec = POLL_NS };
-  uint64_t total = 0, left;
+  uint64_t left;
   bool told = false;
 
   for (;;) {
@@ -69,8 +71,8 @@ wait_drained (struct client *c, const struct options *o)
     }
     told = error != NULL;
     if (render_number (status, "writeout.bytes", &left)) {
-      total = left > total ? left : total;
-      progress_show ("write-out", total - left, total);
+      *written = left > *written ? left : *written;
+      progress_show ("write-out", *written - left, *written);
     }
     json_decref (status);
     if (nanosleep (&pause, NULL) == -1 && errno != EINTR)
@@ -94,7 +96,8 @@ promote (struct client *c, const struct options *o)
     return tool_fail (&err);
 
   if (o->wait && !has_drained (result)) {
-    int status = wait_drained (c, o);
+    uint64_t written = 0;
+    int status = wait_drained (c, o, &written);
 
     if (status != MCEXIT_DONE) {
       json_decref (result);
@@ -102,6 +105,8 @@ promote (struct client *c, const struct options *o)
     }
     /* The caller asked for all of it, so tell of all of it. */
     if (json_object_set_new (result, "drained", json_true ()) == -1 ||
+        json_object_set_new (result, "written_bytes",
+                             json_integer (written)) == -1 ||
         json_object_set_new (result, "seconds",
                              json_real ((host_monotonic_ns () - start)
                                         / 1e9)) == -1) {

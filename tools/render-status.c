@@ -120,24 +120,45 @@ resyncing (const struct view *v)
            "mirror job is ready: mcbuf-commit %s", v->target);
 }
 
+/* The export to start the VM on; of several disks no particular one. */
+static void
+put_promoted (const struct view *v)
+{
+  const json_t *disks = render_find (v->status, "disks");
+  const char *name = render_text (json_array_get (disks, 0), "name");
+
+  if (json_array_size (disks) != 1)
+    fputs ("NAME", v->fp);
+  else if (name)
+    tool_put_safe (v->fp, name);
+  fputs ("@promoted", v->fp);
+}
+
 static void
 promoted (const struct view *v)
 {
   char left[RENDER_SIZE_STRLEN];
   const char *error = render_text (v->status, "writeout.error");
+  bool complete = json_is_true (render_find (v->status, "drained"));
   uint64_t bytes = 0;
 
   put_checkpoint (v);
   if (error)
     put_paused (v, error);
   (void) render_number (v->status, "writeout.bytes", &bytes);
-  if (json_is_true (render_find (v->status, "drained")))
-    fputs ("; this copy is the disk now, and is complete: start the VM on it",
-           v->fp);
+  if (complete)
+    fputs ("; this copy is the disk now: ", v->fp);
   else
-    fprintf (v->fp, "; this copy is the disk now, %s still to write out: "
-             "start the VM on NAME@promoted, or wait: mcbuf-recover --wait %s",
-             render_size (bytes, left), v->journal);
+    fprintf (v->fp, "; this copy is the disk now, %s still to write out: ",
+             render_size (bytes, left));
+  fputs ("start the VM on the export ", v->fp);
+  put_promoted (v);
+  if (complete)
+    fprintf (v->fp, ", or stop the server (mcbuf-ctl %s shutdown) and start "
+             "it on the backing image", v->target);
+  else
+    fprintf (v->fp, ", or wait for the backing image: mcbuf-recover --wait %s",
+             v->journal);
 }
 
 static void
@@ -256,7 +277,7 @@ render_status (FILE *fp, const json_t *status, const char *target)
   }
   put_usage (fp, status, "journal");
   put_usage (fp, status, "buffer");
-  if (render_number (status, "commit_latency_us.p50", &n) &&
+  if (render_number (status, "commit_latency_us.p50", &n) && n > 0 &&
       render_number (status, "commit_latency_us.p99", &m)) {
     fprintf (fp, "%-12s p50 %" PRIu64 " us, p99 %" PRIu64 " us",
              "commit", n, m);

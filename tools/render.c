@@ -185,14 +185,16 @@ render_recovered (FILE *fp, const json_t *reply, bool would)
   (void) render_number (reply, "generation", &generation);
 
   put_outcome (fp, would ? "would recover to" : "recovered to", reply);
-  fprintf (fp, ": %s %s, %s %s of %" PRIu64 " uncommitted epoch%s, "
-           "generation %" PRIu64,
-           render_size (written, out), would ? "to write" : "written",
-           would ? "would discard" : "discarded",
-           render_size (bytes, discarded), epochs, epochs == 1 ? "" : "s",
-           generation);
-  if (!would)
-    fprintf (fp, ", %.3f s", seconds);
+  fprintf (fp, ", generation %" PRIu64 "\n%s ", generation,
+           render_size (written, out));
+  if (would)
+    fputs ("to write", fp);
+  else
+    fprintf (fp, "written in %.3f s", seconds);
+  if (!would || epochs > 0)
+    fprintf (fp, "; %s of %" PRIu64 " uncommitted epoch%s %s",
+             render_size (bytes, discarded), epochs, epochs == 1 ? "" : "s",
+             would ? "to discard" : "discarded");
   putc ('\n', fp);
 }
 

@@ -52,7 +52,7 @@ extern void render_list (FILE *fp, const json_t *list);
 /* The answers to "commit" and to "seal", a line. */
 extern void render_commit (FILE *fp, const json_t *reply);
 
-/* What a promote, or a recovery, did: one line.  WOULD: a dry run. */
+/* What a promote, or a recovery, did: two lines.  WOULD: a dry run. */
 extern void render_recovered (FILE *fp, const json_t *reply, bool would);
 
 /* The same for recovery's check of the journal. */

@@ -37,9 +37,10 @@ want 0 "protected: checkpoint 7; nothing to do"
 ask "list" '{"checkpoints":[{"id":7,"label":"x","time":"2026-01-31T23:59:59.123Z","extents":2,"bytes":8192}]}' "$j" list
 want 0 "CHECKPOINT  TIME                        EXTENTS        SIZE  LABEL
          7  2026-01-31T23:59:59.123Z          2     8.0 KiB  x"
-ask "promote to=x y" '{"checkpoint":7,"label":null,"discarded_bytes":1,"discarded_epochs":1,"written_bytes":0,"generation":2,"state":"promoted","seconds":0.0125}' \
+ask "promote to=x y" '{"checkpoint":7,"label":null,"discarded_bytes":1,"discarded_epochs":1,"written_bytes":0,"generation":2,"state":"promoted","seconds":0.0131}' \
     "$j" promote "to=x y"
-want 0 "recovered to checkpoint 7: 0 B written, discarded 1 B of 1 uncommitted epoch, generation 2, 0.013 s"
+want 0 "recovered to checkpoint 7, generation 2
+0 B written in 0.013 s; 1 B of 1 uncommitted epoch discarded"
 
 # --json at any place: the answer as it came.
 for args in "--json $j list" "$j --json list" "$j list --json"; do

@@ -19,7 +19,8 @@ serve "accept
 expect promote to=before the upgrade
 reply $drained" "$recover" --to "before the upgrade" "$j"
 want 0
-output_has 'recovered to checkpoint 7 "seven": 4.0 KiB written, discarded 8.0 KiB of 2 uncommitted epochs, generation 2'
+output_has 'recovered to checkpoint 7 "seven", generation 2'
+output_has '4.0 KiB written in 0.010 s; 8.0 KiB of 2 uncommitted epochs discarded'
 output_has 'next: start the VM on'
 serve 'accept
 any
@@ -42,7 +43,7 @@ expect status
 reply {\"state\":\"promoted\",\"drained\":true,\"writeout\":{\"bytes\":0,\"error\":null}}
 eof" "$recover" --wait --json "$j"
 want 0
-[ "$(jq -c '[.checkpoint, .drained, .seconds > 0.1]' "$tmp/out")" = "[7,true,true]" ] ||
+[ "$(jq -c '[.checkpoint, .written_bytes, .drained, .seconds > 0.1]' "$tmp/out")" = "[7,4096,true,true]" ] ||
     fail "--wait: not the whole result"
 # An error that pauses the write-out is told once.
 paused='{"drained":false,"writeout":{"bytes":1,"error":"/vm/a.img: No space left on device"}}'
@@ -55,7 +56,7 @@ any
 reply $paused
 any
 reply $drained" "$recover" --wait --json "$j"
-[ $rc = 0 ] || fail "--wait after a pause"
+[ "$rc" = 0 ] || fail "--wait after a pause"
 [ "$(grep -c "paused: /vm/a.img: No space left" "$tmp/err")" = 1 ] ||
     fail "--wait: the pause is not told, or told twice"
 # Promoted, then the server dies: some, not all.

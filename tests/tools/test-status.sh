@@ -62,7 +62,9 @@ is "$(headline stale '{checkpoint:null}')" \
 is "$(headline resyncing)" "resyncing: checkpoint 7 *mcbuf-commit $j"
 is "$(headline promoted '{drained:false}')" \
    "promoted: checkpoint 7 *4.0 KiB still to write out*NAME@promoted*mcbuf-recover --wait $j"
-is "$(headline promoted '{drained:true}')" "promoted: checkpoint 7 *is complete: start the VM on it"
+is "$(headline promoted '{drained:true}')" "promoted: checkpoint 7 *start the VM on the export NAME@promoted, or stop the server (mcbuf-ctl $j shutdown)*"
+is "$(headline promoted '{drained:true,disks:[{name:"vda"}]}')" "*the export vda@promoted,*"
+is "$(headline promoted '{drained:true,disks:[{name:""}]}')" "*the export @promoted,*"
 is "$(headline failed '{reason:"fdatasync: Input/output error"}')" \
    "failed: checkpoint 7 *fdatasync: Input/output error;*mcbuf-recover --verify $j*mcbuf-ctl $j resync overwrite"
 is "$(headline wondering)" "wondering: *"

@@ -127,7 +127,7 @@ silent ()
     serve 'accept
 any
 interrupt' "$@"
-    [ $rc = 130 ] || fail "SIGINT did not end it"
+    [ "$rc" = 130 ] || fail "SIGINT did not end it"
 }
 each_tool silent
 
