@@ -42,6 +42,12 @@ requires ()
     "$@" > /dev/null 2>&1 || { echo "SKIP: '$*' does not work here"; exit 77; }
 }
 
+# Was this program, or plugin, built with a sanitizer?
+is_sanitized ()
+{
+    grep -qaE '__(asan|tsan)_init|__ubsan_handle' "$1"
+}
+
 # Run a command; leaves $rc, $tmp/out and $tmp/err.
 run ()
 {

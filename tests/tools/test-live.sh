@@ -11,7 +11,7 @@ if [ ! -e "$plugin" ]; then
     echo "SKIP: the plugin is not built"
     exit 77
 fi
-if readelf -d "$plugin" 2> /dev/null | grep -q 'lib[atu]b*san'; then
+if is_sanitized "$plugin"; then
     echo "SKIP: nbdkit itself cannot load a plugin with a sanitizer"
     exit 77
 fi

@@ -5,7 +5,7 @@
 
 . "${srcdir:-.}/tools/functions.sh"
 requires readelf --version
-if readelf -d "$commit" | grep -q 'lib[atu]b*san'; then
+if is_sanitized "$commit"; then
     echo "SKIP: sanitizers load more"
     exit 77
 fi
