@@ -160,6 +160,11 @@ nbd_client_call (void *handle, const char *request, size_t len,
     return failure (n, "cannot read the answer, whether the request was "
                     "carried out is not known", err);
   n->buf[EXPORT_SIZE] = '\0';
+  if (n->buf[EXPORT_SIZE - 1] != '\0' && n->buf[EXPORT_SIZE - 1] != '\n' &&
+      n->buf[EXPORT_SIZE - 1] != '}')
+    return mcerror_set (err, MCEXIT_USAGE, "%s: the answer is longer than the "
+                        "control export holds: ask on the server's own host, "
+                        "by its journal directory", n->target);
   end = strchr (n->buf, '\n');
   if (end)
     *end = '\0';

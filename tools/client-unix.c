@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,7 @@ struct unix_client {
   char *dir;
   char *buf;                    /* the last answer; CAP bytes */
   size_t cap;
+  bool answered;                /* at least once */
 };
 
 static void
@@ -179,6 +181,13 @@ unix_call (void *handle, const char *request, size_t len,
   size_t used = 0;
 
   *failed = false;
+  /* A line that nobody asked for would be taken for the answer to this
+   * request.  (Before the first one it may be the reason for hanging up.)
+   */
+  if (u->answered && recv (u->fd, u->buf, 1, MSG_PEEK | MSG_DONTWAIT) == 1)
+    return mcerror_set (err, MCEXIT_USAGE, "%s/%s: more than one line came "
+                        "as an answer: is an mcbuf server behind it?",
+                        u->dir, SOCKET_NAME);
   if (send_request (u->fd, request, len) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "%s/%s: cannot send the request: "
                         "%m", u->dir, SOCKET_NAME);
@@ -220,6 +229,7 @@ unix_call (void *handle, const char *request, size_t len,
                           u->dir, SOCKET_NAME);
     *end = '\0';
     *line = u->buf;
+    u->answered = true;
     return 0;
   }
 }

@@ -36,12 +36,14 @@ has_drained (const json_t *object)
   return json_is_true (json_object_get (object, "drained"));
 }
 
-/* Until the backing images are complete.  Returns the exit code. */
+/* Until the backing images are complete.  Returns the exit code; *WRITTEN is
+ * what there was to write out.
+ */
 static int
-wait_drained (struct client *c, const struct options *o)
+wait_drained (struct client *c, const struct options *o, uint64_t *written)
 {
   const struct timespec pause = { .tv_nsec = POLL_NS };
-  uint64_t total = 0, left;
+  uint64_t left;
   bool told = false;
 
   for (;;) {
@@ -69,8 +71,8 @@ wait_drained (struct client *c, const struct options *o)
     }
     told = error != NULL;
     if (render_number (status, "writeout.bytes", &left)) {
-      total = left > total ? left : total;
-      progress_show ("write-out", total - left, total);
+      *written = left > *written ? left : *written;
+      progress_show ("write-out", *written - left, *written);
     }
     json_decref (status);
     if (nanosleep (&pause, NULL) == -1 && errno != EINTR)
@@ -94,7 +96,8 @@ promote (struct client *c, const struct options *o)
     return tool_fail (&err);
 
   if (o->wait && !has_drained (result)) {
-    int status = wait_drained (c, o);
+    uint64_t written = 0;
+    int status = wait_drained (c, o, &written);
 
     if (status != MCEXIT_DONE) {
       json_decref (result);
@@ -102,6 +105,8 @@ promote (struct client *c, const struct options *o)
     }
     /* The caller asked for all of it, so tell of all of it. */
     if (json_object_set_new (result, "drained", json_true ()) == -1 ||
+        json_object_set_new (result, "written_bytes",
+                             json_integer (written)) == -1 ||
         json_object_set_new (result, "seconds",
                              json_real ((host_monotonic_ns () - start)
                                         / 1e9)) == -1) {
@@ -154,7 +159,7 @@ dry_run_from (const json_t *status, const json_t *list,
   CLEANUP_FREE struct journal_checkpoint *checkpoints = NULL;
   struct journal_checkpoint chosen;
   const char *state = render_text (status, "state");
-  uint64_t generation = 0, open_epoch = 0, discarded = 0, write_out = 0;
+  uint64_t generation = 0, epochs = 0, discarded = 0, write_out = 0;
   uint64_t later = 0;
   struct mcerror err;
   bool promoted;
@@ -187,18 +192,17 @@ dry_run_from (const json_t *status, const json_t *list,
     if (checkpoints[i].id > chosen.id)
       later += checkpoints[i].bytes;
   (void) render_number (status, "generation", &generation);
-  (void) render_number (status, "open_epoch", &open_epoch);
-  (void) render_number (status, "speculation.bytes", &discarded);
+  (void) render_number (status, "sealed_epochs", &epochs);
+  if (render_number (status, "speculation.bytes", &discarded) && discarded > 0)
+    epochs++;                   /* the open one */
   (void) render_number (status, "writeout.bytes", &write_out);
 
   return recover_put_result (
     json_pack ("{s:I,s:s?,s:I,s:I,s:I,s:I,s:s,s:f}",
                "checkpoint", (json_int_t) chosen.id,
                "label", chosen.label[0] ? chosen.label : NULL,
-               "discarded_bytes", (json_int_t) (discarded + later),
-               "discarded_epochs",
-               (json_int_t) (promoted || open_epoch < chosen.id
-                             ? 0 : open_epoch - chosen.id),
+               "discarded_bytes", (json_int_t) (promoted ? 0 : discarded),
+               "discarded_epochs", (json_int_t) (promoted ? 0 : epochs),
                "written_bytes",
                (json_int_t) (write_out > later ? write_out - later : 0),
                "generation", (json_int_t) (generation + !promoted),

@@ -100,9 +100,9 @@ recover_put_result (json_t *result, const struct options *o, const char *next)
     return tool_error (MCEXIT_USAGE, "no memory for the result");
   if (o->json)
     status = put_json (result);
+  else if (o->action == VERIFY)
+    render_verified (stdout, result);
   else {
-    if (o->action == VERIFY)
-      puts ("verified: every retained byte is whole");
     render_recovered (stdout, result, o->action != RECOVER);
     if (next)
       puts (next);

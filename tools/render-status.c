@@ -37,7 +37,9 @@ has_checkpoint (const struct view *v)
   return json_is_object (render_find (v->status, "checkpoint"));
 }
 
-/* "; REASON" or nothing. */
+/* "; REASON" or nothing.  The other states' reasons are what the headline says
+ * anyway; they are on a line of their own.
+ */
 static void
 put_reason (const struct view *v)
 {
@@ -47,6 +49,14 @@ put_reason (const struct view *v)
     fputs ("; ", v->fp);
     tool_put_safe (v->fp, reason);
   }
+}
+
+static void
+put_paused (const struct view *v, const char *error)
+{
+  fputs ("; write-out is paused: ", v->fp);
+  tool_put_safe (v->fp, error);
+  fputs (": mend the backing image, it goes on by itself", v->fp);
 }
 
 static bool
@@ -61,7 +71,6 @@ static void
 syncing (const struct view *v)
 {
   fputs ("no checkpoint yet, the first copy is not complete", v->fp);
-  put_reason (v);
   if (no_connection (v))
     fputs ("; no primary is connected: start its mirror job", v->fp);
   else
@@ -75,12 +84,10 @@ protected (const struct view *v)
   const char *error = render_text (v->status, "writeout.error");
 
   put_checkpoint (v);
-  put_reason (v);
-  if (error) {
-    fputs ("; write-out is paused: ", v->fp);
-    tool_put_safe (v->fp, error);
-    fputs (": mend the backing image, it goes on by itself", v->fp);
-  }
+  if (error)
+    put_paused (v, error);
+  else
+    put_reason (v);
   if (no_connection (v))
     fprintf (v->fp, "; no primary is connected: restart its mirror job, or "
              "fail over: mcbuf-recover %s", v->journal);
@@ -109,27 +116,49 @@ static void
 resyncing (const struct view *v)
 {
   put_checkpoint (v);
-  put_reason (v);
   fprintf (v->fp, "; it stays recoverable while a new copy runs; when the "
            "mirror job is ready: mcbuf-commit %s", v->target);
+}
+
+/* The export to start the VM on; of several disks no particular one. */
+static void
+put_promoted (const struct view *v)
+{
+  const json_t *disks = render_find (v->status, "disks");
+  const char *name = render_text (json_array_get (disks, 0), "name");
+
+  if (json_array_size (disks) != 1)
+    fputs ("NAME", v->fp);
+  else if (name)
+    tool_put_safe (v->fp, name);
+  fputs ("@promoted", v->fp);
 }
 
 static void
 promoted (const struct view *v)
 {
   char left[RENDER_SIZE_STRLEN];
+  const char *error = render_text (v->status, "writeout.error");
+  bool complete = json_is_true (render_find (v->status, "drained"));
   uint64_t bytes = 0;
 
   put_checkpoint (v);
-  put_reason (v);
+  if (error)
+    put_paused (v, error);
   (void) render_number (v->status, "writeout.bytes", &bytes);
-  if (json_is_true (render_find (v->status, "drained")))
-    fputs ("; this copy is the disk now, and is complete: start the VM on it",
-           v->fp);
+  if (complete)
+    fputs ("; this copy is the disk now: ", v->fp);
   else
-    fprintf (v->fp, "; this copy is the disk now, %s still to write out: "
-             "start the VM on NAME@promoted, or wait: mcbuf-recover --wait %s",
-             render_size (bytes, left), v->journal);
+    fprintf (v->fp, "; this copy is the disk now, %s still to write out: ",
+             render_size (bytes, left));
+  fputs ("start the VM on the export ", v->fp);
+  put_promoted (v);
+  if (complete)
+    fprintf (v->fp, ", or stop the server (mcbuf-ctl %s shutdown) and start "
+             "it on the backing image", v->target);
+  else
+    fprintf (v->fp, ", or wait for the backing image: mcbuf-recover --wait %s",
+             v->journal);
 }
 
 static void
@@ -207,6 +236,12 @@ render_status (FILE *fp, const json_t *status, const char *target)
 
   render_headline (fp, status, target);
 
+  text = render_text (status, "reason");
+  if (text) {
+    fprintf (fp, "%-12s ", "reason");
+    tool_put_safe (fp, text);
+    putc ('\n', fp);
+  }
   text = render_text (status, "replica");
   if (text) {
     fprintf (fp, "%-12s ", "replica");
@@ -242,7 +277,7 @@ render_status (FILE *fp, const json_t *status, const char *target)
   }
   put_usage (fp, status, "journal");
   put_usage (fp, status, "buffer");
-  if (render_number (status, "commit_latency_us.p50", &n) &&
+  if (render_number (status, "commit_latency_us.p50", &n) && n > 0 &&
       render_number (status, "commit_latency_us.p99", &m)) {
     fprintf (fp, "%-12s p50 %" PRIu64 " us, p99 %" PRIu64 " us",
              "commit", n, m);

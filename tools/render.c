@@ -149,35 +149,52 @@ render_commit (FILE *fp, const json_t *reply)
     render_any (fp, reply);
 }
 
-void
-render_recovered (FILE *fp, const json_t *reply, bool would)
+/* 'WORDS checkpoint 7 "label"', of a reply with "checkpoint" and "label". */
+static void
+put_outcome (FILE *fp, const char *words, const json_t *reply)
 {
   const char *label = render_text (reply, "label");
-  uint64_t id = 0, epochs = 0, bytes = 0, written = 0, generation = 0;
-  char discarded[RENDER_SIZE_STRLEN], out[RENDER_SIZE_STRLEN];
-  double seconds = json_number_value (json_object_get (reply, "seconds"));
+  uint64_t id = 0;
 
   (void) render_number (reply, "checkpoint", &id);
-  (void) render_number (reply, "discarded_epochs", &epochs);
-  (void) render_number (reply, "discarded_bytes", &bytes);
-  (void) render_number (reply, "written_bytes", &written);
-  (void) render_number (reply, "generation", &generation);
-
-  fprintf (fp, "%s checkpoint %" PRIu64,
-           would ? "would recover to" : "recovered to", id);
+  fprintf (fp, "%s checkpoint %" PRIu64, words, id);
   if (label) {
     fputs (" \"", fp);
     tool_put_safe (fp, label);
     putc ('"', fp);
   }
-  fprintf (fp, ": %s %s, %s %s of %" PRIu64 " uncommitted epoch%s, "
-           "generation %" PRIu64,
-           render_size (written, out), would ? "to write" : "written",
-           would ? "would discard" : "discarded",
-           render_size (bytes, discarded), epochs, epochs == 1 ? "" : "s",
-           generation);
-  if (!would)
-    fprintf (fp, ", %.3f s", seconds);
+}
+
+void
+render_verified (FILE *fp, const json_t *reply)
+{
+  put_outcome (fp, "verified: whole up to", reply);
+  putc ('\n', fp);
+}
+
+void
+render_recovered (FILE *fp, const json_t *reply, bool would)
+{
+  uint64_t epochs = 0, bytes = 0, written = 0, generation = 0;
+  char discarded[RENDER_SIZE_STRLEN], out[RENDER_SIZE_STRLEN];
+  double seconds = json_number_value (json_object_get (reply, "seconds"));
+
+  (void) render_number (reply, "discarded_epochs", &epochs);
+  (void) render_number (reply, "discarded_bytes", &bytes);
+  (void) render_number (reply, "written_bytes", &written);
+  (void) render_number (reply, "generation", &generation);
+
+  put_outcome (fp, would ? "would recover to" : "recovered to", reply);
+  fprintf (fp, ", generation %" PRIu64 "\n%s ", generation,
+           render_size (written, out));
+  if (would)
+    fputs ("to write", fp);
+  else
+    fprintf (fp, "written in %.3f s", seconds);
+  if (!would || epochs > 0)
+    fprintf (fp, "; %s of %" PRIu64 " uncommitted epoch%s %s",
+             render_size (bytes, discarded), epochs, epochs == 1 ? "" : "s",
+             would ? "to discard" : "discarded");
   putc ('\n', fp);
 }
 

@@ -52,8 +52,11 @@ extern void render_list (FILE *fp, const json_t *list);
 /* The answers to "commit" and to "seal", a line. */
 extern void render_commit (FILE *fp, const json_t *reply);
 
-/* What a promote, or a recovery, did: one line.  WOULD: a dry run. */
+/* What a promote, or a recovery, did: two lines.  WOULD: a dry run. */
 extern void render_recovered (FILE *fp, const json_t *reply, bool would);
+
+/* The same for recovery's check of the journal. */
+extern void render_verified (FILE *fp, const json_t *reply);
 
 /* Any other object: "key: value", a line each, nested keys dotted. */
 extern void render_any (FILE *fp, const json_t *object);
