@@ -12,6 +12,7 @@
 
 /* What a verb leaves behind: JSON, or why it was refused. */
 struct answer {
+  bool local;
   json_t *json;                 /* or a line: */
   char *line;
   struct mcerror err;
@@ -138,7 +139,8 @@ verb_list (struct replica *r, char *args, struct answer *a)
 {
   if (next_word (&args))
     return usage (a, "list: takes no argument");
-  a->line = list_json (r);
+  /* The control export's reply has to fit into it. */
+  a->line = list_json (r, a->local ? 0 : REPLICA_CONTROL_SIZE - 128);
   return 0;
 }
 
@@ -290,7 +292,7 @@ int
 replica_control (struct replica *r, bool local, const char *request,
                  size_t len, char **reply)
 {
-  struct answer a = { .err = { .code = MCEXIT_USAGE } };
+  struct answer a = { .local = local, .err = { .code = MCEXIT_USAGE } };
   CLEANUP_FREE char *copy = NULL;
   int result, saved;
 

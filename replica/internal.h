@@ -254,7 +254,7 @@ extern void house_free (struct replica *r);
 /* --- status.c ------------------------------------------------------------------- */
 
 extern char *status_json (struct replica *r);
-extern char *list_json (struct replica *r);
+extern char *list_json (struct replica *r, size_t max);
 
 /* --- socket.c --------------------------------------------------------------------- */
 

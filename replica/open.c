@@ -228,8 +228,11 @@ replay_uncommitted (void *opaque, uint64_t epoch,
 static int
 restore_speculation (struct replica *r, const struct journal_state *state)
 {
-  uint64_t first = MAX (MAX (state->checkpoint.id, state->watermark.id),
-                        state->void_epoch) + 1;
+  /* The epoch that closed a first copy is sealed and not committed either. */
+  uint64_t first = state->state == JOURNAL_SYNCING && state->closed ?
+    state->watermark.id :
+    MAX (MAX (state->checkpoint.id, state->watermark.id),
+         state->void_epoch) + 1;
   uint64_t open = 0;
   struct journal_damage damage;
 

@@ -125,11 +125,11 @@ take_snapshot (struct replica *r, struct snapshot *s)
   memcpy (s->latency, r->latency, s->nlatency * sizeof s->latency[0]);
 }
 
-/* What the operator should know, when the state's own words do not say more. */
+/* What the operator should know first. */
 static const char *
 advice (const struct snapshot *s, const struct journal_usage *usage)
 {
-  if (s->reason[0] && s->state != JOURNAL_PROTECTED)
+  if (s->reason[0] && (s->state == JOURNAL_STALE || s->state == JOURNAL_FAILED))
     return s->reason;
   if (s->wo_error[0])
     return "write-out is paused by an error of a backing image: mend it; commits go on until the journal is full";
@@ -184,9 +184,11 @@ status_json (struct replica *r)
   return json_line (json);
 }
 
+/* MAX (0: none) bytes at most: what does not fit is left out, oldest first, and said. */
 char *
-list_json (struct replica *r)
+list_json (struct replica *r, size_t max)
 {
+  size_t room = max, left_out = 0;
   size_t n = journal_checkpoints (r->journal, NULL, 0);
   CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
   json_t *array = json_array ();
@@ -197,11 +199,24 @@ list_json (struct replica *r)
     return NULL;
   }
   n = MIN (n, journal_checkpoints (r->journal, list, n));
-  for (size_t i = 0; i < n; i++)
+  for (size_t i = 0; max != 0 && i < n; i++) {
+    /* Newest first: how far back does the room go?  A label may double by escaping. */
+    size_t len = 192 + 6 * strlen (list[n - 1 - i].label);
+
+    if (len > room) {
+      left_out = n - i;
+      break;
+    }
+    room -= len;
+  }
+  for (size_t i = left_out; i < n; i++)
     if (json_array_append_new (array, checkpoint_json (&list[i])) == -1) {
       json_decref (array);
       errno = ENOMEM;
       return NULL;
     }
+  if (left_out > 0)
+    return json_line (json_pack ("{s:o, s:I}", "checkpoints", array,
+                                 "left_out", (json_int_t) left_out));
   return json_line (json_pack ("{s:o}", "checkpoints", array));
 }
