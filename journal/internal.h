@@ -61,6 +61,7 @@ struct chunk {
 #define STAGING_MAGIC UINT64_C (0x314d485346554243)
 #define STAGING_VERSION 1u
 #define STAGING_MIN_BUFFERS 8u
+#define STAGING_VOID UINT64_MAX /* an instance that no server has */
 
 /* First page of the region.  Native byte order: it never leaves the host. */
 struct staging_header {
