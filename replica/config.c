@@ -38,14 +38,17 @@ fill_config (struct replica *r, struct journal_config *config,
 
 /* Is DIR missing, or without anything that a journal would not have? */
 static int
-check_directory (const char *dir, struct mcerror *err)
+check_directory (const struct io_fs *fs, const char *dir, struct mcerror *err)
 {
   static const char *const ours[] = { ".", "..", "journal", "journal.new",
                                       "acked", "lock", "control" };
-  DIR *d = opendir (dir);
   const struct dirent *e;
   int result = 0;
+  DIR *d;
 
+  if (fs != &io_posix)
+    return 0;
+  d = opendir (dir);
   if (d == NULL)
     return errno == ENOENT ? 0 :
       mcerror_set (err, MCEXIT_USAGE, "%s: cannot make a journal there: %m", dir);
@@ -78,7 +81,7 @@ replica_create (struct replica *r, const struct replica_params *params,
   struct journal_state state = { .state = JOURNAL_SYNCING, .generation = 1,
                                  .clean = true, .epoch = 1 };
 
-  if (check_directory (params->dir, err) == -1)
+  if (check_directory (params->fs, params->dir, err) == -1)
     return -1;
   if (disks == NULL || host_random (config.id, sizeof config.id) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot make a new journal: %m");

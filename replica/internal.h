@@ -144,6 +144,8 @@ extern void state_epoch (struct journal_state *state, uint64_t open);
 
 /* --- config.c, wake.c: parts of replica_open ------------------------------ */
 
+/* realpath of PATH in FS, malloced.  NULL with errno. */
+extern char *real_path (const struct io_fs *fs, const char *path);
 /* Make the journal of a new replica. */
 extern int replica_create (struct replica *r,
                            const struct replica_params *params,

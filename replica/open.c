@@ -12,11 +12,18 @@
 
 /* --- disks ------------------------------------------------------------------------ */
 
+char *
+real_path (const struct io_fs *fs, const char *path)
+{
+  /* Only the host's file systems have links and a working directory. */
+  return fs == &io_posix ? realpath (path, NULL) : strdup (path);
+}
+
 /* PATH made absolute; the last component need not exist.  Malloced. */
 static char *
-absolute (const char *path, struct mcerror *err)
+absolute (const struct io_fs *fs, const char *path, struct mcerror *err)
 {
-  char *real = realpath (path, NULL);
+  char *real = real_path (fs, path);
   CLEANUP_FREE char *dir = NULL;
   CLEANUP_FREE char *real_dir = NULL;
   const char *slash = strrchr (path, '/');
@@ -49,7 +56,7 @@ open_disks (struct replica *r, const struct replica_params *params,
   for (unsigned i = 0; i < params->ndisks; i++) {
     const struct replica_disk_params *p = &params->disks[i];
     struct disk *d = &r->disks[i];
-    CLEANUP_FREE char *path = absolute (p->path, err);
+    CLEANUP_FREE char *path = absolute (params->fs, p->path, err);
 
     if (path == NULL)
       return -1;
@@ -153,7 +160,7 @@ replica_open (const struct replica_params *params, struct replica **replica,
       check_config (r, err) == -1 || revive (r, params, err) == -1)
     goto error;
   if (params->control) {
-    char *dir = realpath (params->dir, NULL);
+    char *dir = real_path (params->fs, params->dir);
 
     if (dir) {
       free (r->dir);
