@@ -18,7 +18,7 @@ import time
 
 import nbd
 
-from libmcbuf import (KiB, MiB, Control, Failure, check, done, equal,
+from libmcbuf import (KiB, MiB, Control, check, done, equal,
                       first_difference, poll, random_data, random_range,
                       read_all)
 
@@ -71,6 +71,7 @@ class Load:
         self.handles = []
         self.control = None
         self.ops = self.commits = 0
+        self.error = None
 
     # --- Connections ---
 
@@ -121,8 +122,8 @@ class Load:
 
         def complete(error):
             error = getattr(error, "value", error)
-            if error:
-                raise Failure("write at %d: errno %d" % (offset, error))
+            if error:               # an exception would not leave libnbd
+                self.error = "%d bytes at %d: errno %d" % (length, offset, error)
             self.flying.remove(op)
             model.write(op.offset, op.new)
             self.ops += 1
@@ -205,6 +206,7 @@ class Load:
                 h.aio_notify_read()
             elif events & select.POLLOUT and direction & 2:
                 h.aio_notify_write()
+        check(self.error is None, "a write failed:", self.error)
 
     def step(self, timeout=0.001):
         """Send what there is room for, take what has come."""
