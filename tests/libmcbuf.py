@@ -256,7 +256,7 @@ class Server:
         self.nbdkit = list(nbdkit)
         self.sock = test.unique("s")
         self.log = test.unique("log")
-        self.process = None
+        self.process = self.replica = None
         if self.journal is None:
             for p in self.params:
                 if p.startswith("journal="):
@@ -284,7 +284,8 @@ class Server:
         poll("nbdkit to start", is_up)
         if self.process.poll() is not None:
             raise StartError(self.said())
-        self.test.replicas.add(self.status()["replica"])
+        self.replica = self.status()["replica"]
+        self.test.replicas.add(self.replica)
         return self
 
     def said(self):
@@ -417,16 +418,50 @@ def refused(reply, code, *words):
 
 def forget_memory(server):
     """Take away what a killed server left in shared memory, as a reboot would."""
-    replica = read_replica_id(server)
-    for path in glob.glob("/dev/shm/mcbuf-%s*" % replica):
+    paths = glob.glob("/dev/shm/mcbuf-%s*" % server.replica)
+    check(paths, "nothing of replica", server.replica, "in /dev/shm")
+    for path in paths:
         os.unlink(path)
 
 
-def read_replica_id(server):
-    ids = [r for r in server.test.replicas
-           if glob.glob("/dev/shm/mcbuf-%s*" % r)]
-    check(len(ids) == 1, "shared memory of one replica:", ids)
-    return ids[0]
+class Faults:
+    """Faults for a server or tool started with env=f.env, preload=f.preload (nbd/faults.c)."""
+
+    BOOTS = 0
+
+    def __init__(self, test):
+        self.dir = test.unique("faults")
+        os.mkdir(self.dir)
+        self.env = {"MCBUF_FAULTS": self.dir}
+        self.preload = [FAULTS]
+        check(os.path.exists(FAULTS), FAULTS, "is not built")
+
+    def fail(self, call, where, err=errno.EIO):
+        """From now on CALL fails on files whose path contains WHERE."""
+        write_file(os.path.join(self.dir, "tmp"), b"%d %s\n" % (err, where.encode()))
+        os.rename(os.path.join(self.dir, "tmp"), os.path.join(self.dir, call))
+
+    def heal(self, call):
+        os.unlink(os.path.join(self.dir, call))
+
+    def happened(self):
+        """How many calls were failed so far."""
+        try:
+            return os.path.getsize(os.path.join(self.dir, "count"))
+        except FileNotFoundError:
+            return 0
+
+    def reboot(self, server):
+        """The server died with its host: another boot, and nothing in memory."""
+        if server.is_running():
+            server.kill()
+        forget_memory(server)
+        self.new_boot()
+
+    def new_boot(self):
+        Faults.BOOTS += 1
+        write_file(os.path.join(self.dir, "boot_id"),
+                   b"%08x-1111-2222-3333-444444444444\n" % Faults.BOOTS)
 
 
 # --- NBD requests whose failure is part of the test --------------------------
