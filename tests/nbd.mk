@@ -23,7 +23,9 @@ TESTS += $(nbd_tests)
 EXTRA_DIST += \
 	$(nbd_tests) \
 	functions.sh \
+	libload.py \
 	libmcbuf.py \
+	libqemu.py \
 	qmp.py \
 	$(NULL)
 
