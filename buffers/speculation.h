@@ -10,14 +10,19 @@
 struct epoch {
   uint64_t number;
   struct map *map;
-  uint64_t bytes, extents;      /* as written: overwritten ones count again */
+  uint64_t bytes, extents;      /* as written: overwritten ones and zeroes count, too */
   struct epoch *older;
+
+  /* The write-out buffer's own. */
+  struct epoch *newer;
+  uint64_t checkpoint;          /* merging this epoch completes that checkpoint … */
+  uint64_t checkpoints;         /* … and so many in all; 0: none */
 };
 
 struct speculation;
 
-/* Empty, with epoch NUMBER open.  Two spare maps are made, so that a seal
- * allocates nothing.  NULL with ENOMEM.
+/* Empty, with epoch NUMBER open.  Three spare epochs are made: two so that a seal
+ * allocates nothing, and one for speculation_take_all.  NULL with ENOMEM.
  */
 extern struct speculation *speculation_new (uint64_t number);
 extern void speculation_free (struct speculation *s);
@@ -36,8 +41,9 @@ extern int speculation_zero (struct speculation *s, unsigned disk,
  * -1 with ENOMEM only when speculation_restock was not called since the last two.
  */
 extern int speculation_seal (struct speculation *s);
-/* How many spare maps and epochs are wanted; hand them in (made outside the
- * lock with epoch_new), so that no seal has to make its own.
+/* How many spare epochs are wanted; hand them in (made outside the lock with
+ * epoch_new, or cleared with epoch_clear), so that no seal has to make its own.
+ * One that is not wanted is freed.
  */
 extern unsigned speculation_spares_wanted (const struct speculation *s);
 extern void speculation_restock (struct speculation *s, struct epoch *spare);
@@ -50,7 +56,9 @@ extern void epoch_clear (struct epoch *e);      /* ready to be a spare again */
  */
 extern struct epoch *speculation_take (struct speculation *s, uint64_t number);
 
-/* Take all there is, the open one included, and go on with NUMBER open (empty). */
+/* Take all there is, the open one included, and go on with NUMBER open (empty).
+ * NULL with ENOMEM only when there was no restock since the last time; then nothing changed.
+ */
 extern struct epoch *speculation_take_all (struct speculation *s,
                                            uint64_t number);
 

@@ -34,8 +34,11 @@ extern int writeout_merge (struct writeout *w, size_t max,
 extern uint64_t writeout_merged (const struct writeout *w);
 extern uint64_t writeout_newest (const struct writeout *w);
 
-/* Freeze what is merged as the draining map (owned by W) and return it; NULL
- * with *TARGET 0 when there is nothing, EBUSY when one is draining.  *TARGET is the checkpoint it brings the backing to.
+/* Freeze what is merged as the draining map (owned by W) and return it.  *TARGET is
+ * the checkpoint it brings the backing to.  The map may be empty: then
+ * only the watermark moves.  NULL with *TARGET 0 and errno ENOENT when
+ * there is nothing, EBUSY when one is draining, EAGAIN when a checkpoint is
+ * merged in part (writeout_merge goes on with it), ENOMEM.
  */
 extern const struct map *writeout_begin (struct writeout *w, uint64_t *target);
 /* The draining map is in the backing images: returns it for the caller to

@@ -26,7 +26,15 @@ static inline le64 put64 (uint64_t v) { return (le64) { htole64 (v) }; }
 #define ROUND_DOWN(n, a) ((n) & ~((__typeof__ (n)) (a) - 1))
 #define ROUND_UP(n, a) ROUND_DOWN ((n) + (a) - 1, a)
 #define DIV_UP(n, a) (((n) + (a) - 1) / (a))
-#define MIN(a, b) ({ __typeof__ (a) a_ = (a); __typeof__ (b) b_ = (b); a_ < b_ ? a_ : b_; })
-#define MAX(a, b) ({ __typeof__ (a) a_ = (a); __typeof__ (b) b_ = (b); a_ > b_ ? a_ : b_; })
+
+/* Each argument is evaluated once; the names are unique so that they nest. */
+#define MINMAX_CAT2(a, b) a##b
+#define MINMAX_CAT(a, b) MINMAX_CAT2 (a, b)
+#define MINMAX(op, x, y, a, b)                                          \
+  ({ __typeof__ (a) x = (a); __typeof__ (b) y = (b); x op y ? x : y; })
+#define MIN(a, b) MINMAX (<, MINMAX_CAT (x_, __COUNTER__),              \
+                          MINMAX_CAT (y_, __COUNTER__), (a), (b))
+#define MAX(a, b) MINMAX (>, MINMAX_CAT (x_, __COUNTER__),              \
+                          MINMAX_CAT (y_, __COUNTER__), (a), (b))
 
 #endif /* MCBUF_COMMON_BYTES_H */

@@ -63,7 +63,15 @@ io_pread (struct io_file *file, void *buf, size_t len, uint64_t off)
 int
 io_pwritev (struct io_file *file, struct iovec *iov, int n, uint64_t off)
 {
-  while (n > 0) {
+  for (;;) {
+    /* Empty parts first: a write of nothing but those looks stuck. */
+    while (n > 0 && iov->iov_len == 0) {
+      iov++;
+      n--;
+    }
+    if (n == 0)
+      return 0;
+
     ssize_t r = file->fs->ops->pwritev (file, iov, MIN (n, IOV_MAX), off);
 
     if (r == -1 && errno == EINTR)
@@ -84,12 +92,7 @@ io_pwritev (struct io_file *file, struct iovec *iov, int n, uint64_t off)
       iov->iov_base = (char *) iov->iov_base + r;
       iov->iov_len -= r;
     }
-    while (n > 0 && iov->iov_len == 0) {
-      iov++;
-      n--;
-    }
   }
-  return 0;
 }
 
 int

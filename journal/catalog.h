@@ -4,8 +4,20 @@
  * from the journal, and a damaged one is moved aside and made anew.  Off the
  * commit path: it is written by one background thread of the replica.
  *
- * Threads: one at a time per struct catalog.  Errors: -1 with errno (EIO for
- * an SQLite error; EBADMSG for a file that is not a catalog of this replica).
+ * Other programs may read and even write it meanwhile; whoever keeps it locked
+ * makes these functions wait a second and then fail, and nothing worse.  It is SQLite that does
+ * the I/O, so this is the one file below replica/ that does not go through common/io.h.
+ *
+ * The tables (PRAGMA user_version 1; later versions add columns and tables):
+ *   replica      id
+ *   checkpoints  id, generation, label, time, time_ns, extents, bytes, recoverable
+ *   events       id, time, time_ns, generation, kind, text
+ * The newest 10 000 events, and checkpoints that are no longer recoverable, are kept.
+ *
+ * Threads: one at a time per struct catalog, which must not be carried over a
+ * fork.  Errors: -1 with errno: EBUSY when another program has it locked (nothing was
+ * changed, try later); EBADMSG when it turned out to be damaged (close it
+ * and open it anew); ENOSPC, ENOMEM, EROFS; EIO for any other SQLite error.
  */
 #ifndef MCBUF_JOURNAL_CATALOG_H
 #define MCBUF_JOURNAL_CATALOG_H
@@ -14,15 +26,18 @@
 
 struct catalog;
 
-/* Open or make the catalog in the directory DIR for replica ID.  A file that is damaged,
+/* Open or make (mode 0600) the catalog in the directory DIR for replica ID.  A file that is damaged,
  * of another replica or of a newer schema is renamed to catalog.sqlite.bad and *REBUILT set, as
  * it is when there was none: the caller then fills it from the journal.
+ * *REBUILT is set again at the next opening if no catalog_window followed.
  */
 extern int catalog_open (const char *dir, const uint8_t id[HOST_ID_LEN],
                          struct catalog **catalog, bool *rebuilt);
 extern void catalog_close (struct catalog *c);
 
-/* Note checkpoint CP of GENERATION; one that is there already is replaced. */
+/* Note the checkpoints CP[0..N) of GENERATION as recoverable; one that is there already
+ * is replaced.  All of them or none.
+ */
 extern int catalog_checkpoints (struct catalog *c, uint64_t generation,
                                 const struct journal_checkpoint *cp, size_t n);
 /* Checkpoints before OLDEST are no longer recoverable, those after NEWEST never were. */

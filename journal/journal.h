@@ -89,6 +89,7 @@ struct journal_state {
   uint64_t instance;                    /* counts starts of the server */
   uint64_t epoch;                       /* open epoch when the record was written */
   uint64_t epoch_limit;                 /* no epoch over this was ever open */
+  uint64_t void_epoch;                  /* uncommitted epochs up to it were discarded */
   struct journal_checkpoint checkpoint; /* newest committed */
   struct journal_checkpoint watermark;  /* newest wholly in the backing images */
   uint64_t target;                      /* write-out aims at this; == watermark.id when idle */

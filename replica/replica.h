@@ -71,6 +71,7 @@ struct replica_export {
   unsigned disk;
   enum replica_view view;
   uint64_t generation;          /* INLET: NAME@gG's G; 0: no matter */
+  uint64_t fence;               /* the replica's when the export was opened */
 };
 
 /* NAME as a client sent it -> *EXPORT.  -1: ENOENT for a name that is none of ours, ESHUTDOWN for
@@ -93,6 +94,10 @@ extern int replica_zero (struct replica *r, const struct replica_export *e,
 extern int replica_flush (struct replica *r, const struct replica_export *e);
 extern int replica_cache (struct replica *r, const struct replica_export *e,
                           uint32_t count, uint64_t offset);
+
+/* Why a data request on E failed with ERRNUM, in one line for the log. */
+extern void replica_explain (struct replica *r, const struct replica_export *e,
+                             int errnum, char *text, size_t size);
 
 /* Tell FN about [OFFSET, OFFSET + COUNT) in order: a hole reads as zero and has no storage. */
 typedef int (*replica_extent_fn) (void *opaque, uint64_t offset,

@@ -1,1 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
+# The journal's own tests.
+
+journal_test_help = \
+	unit/journal-help.c \
+	unit/journal-help.h \
+	$(NULL)
+journal_test_libs = \
+	$(top_builddir)/journal/libjournal.la \
+	$(top_builddir)/common/libcommon.la \
+	$(CHECK_LIBS) \
+	$(NULL)
+
+check_PROGRAMS += unit/test-journal-basic
+TESTS += unit/test-journal-basic
+unit_test_journal_basic_SOURCES = unit/test-journal-basic.c $(journal_test_help)
+unit_test_journal_basic_LDADD = $(journal_test_libs)

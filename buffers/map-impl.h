@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Inside the map; for map*.c only.
+ *
+ * Open addressing with linear probing over 16 byte slots.  The key is the disk
+ * and the block; its home is a mixing hash of all but the key's lowest two bits, times
+ * four, plus those two bits, so that four neighbours share a cache line.
+ * The hash's high bits choose the home: when the table doubles, the slots keep
+ * their order, and the rehash runs through both tables once, forwards.
+ *
+ * A slot, once used, stays in use until the table is rehashed or cleared.  One whose mask has
+ * become 0 is dead: it is skipped, and taken by the next put that walks past it.
+ * All live slots of one key have disjoint masks.
+ *
+ * The zero ranges lie under the slots: where both speak of a sector, the slot is the newer.
+ */
+#ifndef MCBUF_BUFFERS_MAP_IMPL_H
+#define MCBUF_BUFFERS_MAP_IMPL_H
+
+#include <assert.h>
+
+#include "buffers/map.h"
+#include "buffers/zeroset.h"
+
+#define MAP_ALL 0xffu                   /* every sector of a block */
+#define MAP_BLOCK_BITS 51               /* blocks of a disk of 2^63 bytes */
+#define MAP_USED (UINT64_C (1) << 63)
+#define MAP_MAX_SECTOR (UINT64_C (1) << ZEROSET_DISK_SHIFT)
+
+/* Zero requests of more blocks than this go into the set. */
+#define MAP_SHORT_ZERO 128
+
+/* As long as no more slots than this are in use, their indexes are listed, and whoever
+ * walks or clears the table need not look at all of it.
+ */
+#define MAP_LISTED 4096
+
+/* Value: location | mask << 32 | zero << 40 | may trim << 41. */
+#define MAP_MASK_SHIFT 32
+#define MAP_ZERO (UINT64_C (1) << 40)
+#define MAP_TRIM (UINT64_C (1) << 41)
+
+struct slot {
+  uint64_t key;                         /* 0: free */
+  uint64_t value;
+};
+
+struct map {
+  struct slot *slots;
+  size_t wrap;                          /* number of slots (a power of two) - 1 */
+  unsigned shift;                       /* hash to home group */
+  size_t used, live;                    /* slots with a key, with a mask */
+  size_t limit;                         /* used never gets higher */
+  size_t base;                          /* slots that map_new made */
+  uint32_t *listed;                     /* indexes of the used slots, if <= MAP_LISTED */
+  struct zeroset zeroes;
+  uint64_t zero_end;                    /* where the last zero request ended … */
+  bool zero_trim;                       /* … and of what kind it was */
+  struct { uint64_t first, last; } bounds[MAP_MAX_DISKS]; /* blocks with slots */
+};
+
+static inline uint64_t
+map_key (unsigned disk, uint64_t block)
+{
+  return MAP_USED | (uint64_t) disk << MAP_BLOCK_BITS | block;
+}
+
+static inline unsigned
+key_disk (uint64_t key)
+{
+  return (key >> MAP_BLOCK_BITS) % MAP_MAX_DISKS;
+}
+
+static inline uint64_t
+key_block (uint64_t key)
+{
+  return key & ((UINT64_C (1) << MAP_BLOCK_BITS) - 1);
+}
+
+static inline unsigned
+slot_mask (const struct slot *s)
+{
+  return (s->value >> MAP_MASK_SHIFT) & MAP_ALL;
+}
+
+/* A sector of a disk on the line of the zero set. */
+static inline uint64_t
+zero_pos (unsigned disk, uint64_t sector)
+{
+  return ((uint64_t) disk << ZEROSET_DISK_SHIFT) + sector;
+}
+
+/* Multiply, fold, multiply: all bits of the key reach the highest ones. */
+static inline size_t
+map_home (const struct map *m, uint64_t key)
+{
+  uint64_t h = (key >> 2) * UINT64_C (0x9e3779b97f4a7c15);
+
+  h = (h ^ h >> 32) * UINT64_C (0xd6e8feb86659fd93);
+  return (size_t) (h >> m->shift) << 2 | (key & 3);
+}
+
+/* Sectors [FROM, TO) of the line within the block that begins at START, as a mask. */
+static inline unsigned
+mask_of (uint64_t start, uint64_t from, uint64_t to)
+{
+  unsigned first = from > start ? from - start : 0;
+  unsigned last = to < start + MAP_BLOCK_SECTORS ? to - start
+                                                 : MAP_BLOCK_SECTORS;
+
+  return MAP_ALL << first & MAP_ALL >> (MAP_BLOCK_SECTORS - last);
+}
+
+/* A walk over the slots: map_walk_end steps, of which some meet free or dead ones. */
+static inline size_t
+map_walk_end (const struct map *m)
+{
+  return m->used <= MAP_LISTED ? m->used : m->wrap + 1;
+}
+
+static inline struct slot *
+map_walk_slot (const struct map *m, size_t step)
+{
+  return &m->slots[m->used <= MAP_LISTED ? m->listed[step] : step];
+}
+
+/* Make sure that N more slots can be taken.  -1 with ENOMEM. */
+extern int map_reserve (struct map *m, uint64_t n);
+
+/* Put one block image, or zeroes; VALUE without a mask.  Room was reserved. */
+extern void map_put_block (struct map *m, uint64_t key, unsigned mask,
+                           uint64_t value);
+
+/* Sectors in MASK of the block are no longer in a slot. */
+extern void map_kill_block (struct map *m, uint64_t key, unsigned mask);
+
+/* Kill the slots of all sectors in START .. END of the line, by block or
+ * by slot, whichever is less.
+ */
+extern void map_kill_range (struct map *m, uint64_t start, uint64_t end);
+
+#endif /* MCBUF_BUFFERS_MAP_IMPL_H */

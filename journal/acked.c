@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The acknowledged mark: which record was last reported to be durable.
+ *
+ * A plain write, so that it costs next to nothing and survives the death of
+ * the process; a thread syncs it now and then.  It can only ever be behind the
+ * log, never ahead: it is written after the log was synced.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/crc.h"
+#include "journal/internal.h"
+
+#define SYNC_EVERY_NS 200000000L
+
+static uint32_t
+acked_crc (struct format_acked *a)
+{
+  le32 kept = a->crc;
+  uint32_t crc;
+
+  a->crc = put32 (0);
+  crc = crc32c (a, sizeof *a, 0);
+  a->crc = kept;
+  return crc;
+}
+
+int
+acked_open (struct journal *j, bool create)
+{
+  CLEANUP_FREE char *path = path_join (j->dir, "acked");
+
+  if (path == NULL)
+    return -1;
+  return io_open (j->fs, path, O_RDWR | (create ? O_CREAT : 0), 0600,
+                  &j->acked_file);
+}
+
+int
+acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
+             uint64_t seq)
+{
+  struct format_acked a;
+
+  if (j->acked_file == NULL && acked_open (j, true) == -1)
+    return -1;
+  memset (&a, 0, sizeof a);
+  memcpy (a.magic, FORMAT_ACKED_MAGIC, FORMAT_MAGIC_LEN);
+  memcpy (a.id, j->config.id, HOST_ID_LEN);
+  memcpy (a.boot_id, j->boot_id, HOST_ID_LEN);
+  a.checkpoint = put64 (checkpoint);
+  a.generation = put64 (generation);
+  a.seq = put64 (seq);
+  a.crc = put32 (acked_crc (&a));
+  return io_pwrite (j->acked_file, &a, sizeof a, 0);
+}
+
+int
+acked_read (struct journal *j, struct format_acked *a)
+{
+  ssize_t n;
+
+  if (j->acked_file == NULL && acked_open (j, false) == -1)
+    return errno == ENOENT ? 0 : -1;
+  n = io_pread_some (j->acked_file, a, sizeof *a, 0);
+  if (n == -1)
+    return errno == EIO ? 0 : -1;
+  return n == sizeof *a &&
+         memcmp (a->magic, FORMAT_ACKED_MAGIC, FORMAT_MAGIC_LEN) == 0 &&
+         acked_crc (a) == get32 (a->crc);
+}
+
+/* Sync the mark off the path.  An error is no harm: the mark is an aid. */
+void *
+acked_thread_main (void *arg)
+{
+  struct journal *j = arg;
+  SCOPED_LOCK (&j->lock);
+
+  while (!j->stopping) {
+    struct timespec until;
+
+    if (!j->acked_dirty) {
+      pthread_cond_wait (&j->acked_cond, &j->lock);
+      continue;
+    }
+    j->acked_dirty = false;
+    pthread_mutex_unlock (&j->lock);
+    (void) io_fdatasync (j->acked_file);
+    pthread_mutex_lock (&j->lock);
+    if (j->stopping)
+      break;
+    if (clock_gettime (CLOCK_REALTIME, &until) == -1)
+      continue;
+    until.tv_nsec += SYNC_EVERY_NS;
+    if (until.tv_nsec >= 1000000000L) {
+      until.tv_sec++;
+      until.tv_nsec -= 1000000000L;
+    }
+    while (!j->stopping &&
+           pthread_cond_timedwait (&j->acked_cond, &j->lock, &until) == 0)
+      ;
+  }
+  return NULL;
+}

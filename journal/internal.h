@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the files of the journal share with each other, and nobody else.
+ *
+ * Locks: J->lock guards everything in struct journal that is not marked
+ * otherwise, and the metadata in the staging region.  It is never held across I/O.
+ * The log turn (log.c) serialises those who append records; whoever has
+ * the turn owns the fields marked "turn" and may do I/O.  Order: turn, then lock.
+ *
+ * A block of the journal file is in one of these hands: of the staging buffer
+ * bound to its chunk (written through memory, pushed once), of the log (the chain
+ * of record chunks), or of the superblock.
+ */
+#ifndef MCBUF_JOURNAL_INTERNAL_H
+#define MCBUF_JOURNAL_INTERNAL_H
+
+#include <pthread.h>
+
+#include "common/cleanup.h"
+#include "journal/bits.h"
+#include "journal/format.h"
+#include "journal/journal.h"
+
+#define NO_BUFFER (-1)
+#define ZERO_AHEAD_MAX 256u     /* chunks that the zero-filler keeps ready */
+
+/* --- Chunks --- */
+
+enum chunk_kind {
+  CHUNK_FREE = 0,
+  CHUNK_SUPER,
+  CHUNK_RECORD,
+  CHUNK_TABLE,
+  CHUNK_DATA,
+  CHUNK_ZEROING,
+};
+
+/* What must be remembered of a data chunk for as long as it is in use. */
+struct live {
+  uint32_t crc[JOURNAL_CHUNK_BLOCKS];   /* of each image that was filled */
+  struct bits pending;          /* reserved, neither published nor abandoned */
+  struct bits known;            /* CRC means something */
+  struct live *next;            /* in the pool of unused ones */
+};
+
+struct chunk {
+  uint8_t kind;
+  bool closed;                  /* no more room is given out */
+  bool stream;                  /* a table chunk that uncommitted epochs may need */
+  int32_t buffer;               /* bound to it, or NO_BUFFER */
+  uint32_t next;                /* in the free list */
+  uint64_t min_epoch, max_epoch;        /* published in it; 0: none */
+  struct live *live;            /* data chunks */
+};
+
+/* How many free chunks an allocation must leave. */
+#define KEEP_FOR_RECORDS 2u
+#define KEEP_FOR_TABLES (KEEP_FOR_RECORDS + 2u)
+
+/* --- Staging --- */
+
+#define STAGING_MAGIC UINT64_C (0x314d485346554243)
+#define STAGING_VERSION 1u
+#define STAGING_MIN_BUFFERS 8u
+
+/* First page of the region.  Native byte order: it never leaves the host. */
+struct staging_header {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t crc;                 /* of what lies between here and INSTANCE */
+  uint8_t id[HOST_ID_LEN];
+  uint8_t boot_id[HOST_ID_LEN];
+  uint32_t nchunks;             /* of the journal */
+  uint32_t unused;
+  /* From here on each word changes by itself. */
+  uint64_t instance;            /* the server that owns the region; 0: none yet */
+  uint64_t nbuffers;
+  uint64_t open_epoch;
+  uint64_t start;               /* table stream: uncommitted epochs begin here ... */
+  uint64_t mark;                /* ... and what is published ends here */
+};
+
+/* Before each buffer, a page of it. */
+struct buffer_meta {
+  uint32_t chunk;               /* 0: not bound */
+  uint32_t kind;                /* CHUNK_DATA or CHUNK_TABLE */
+  struct bits filled, pushed;
+};
+
+struct buffer {
+  uint32_t chunk;               /* 0: not bound */
+  uint32_t bump;                /* blocks given out */
+  unsigned pins;
+  bool taken;                   /* neither free nor bound: being got ready */
+  bool queued;                  /* in the queue of those to push */
+  int32_t next_ready;
+  struct bits pushing;
+  struct buffer_meta *meta;
+  uint8_t *mem;
+};
+
+/* --- Tables --- */
+
+/* An epoch that is not committed and not empty.  Positions count slots of the
+ * stream: serial number of the table chunk * FORMAT_CHUNK_SLOTS + slot.
+ */
+struct epoch_info {
+  uint64_t epoch;
+  uint64_t start, end;
+  uint64_t extents, bytes;
+  uint64_t slots;               /* without padding */
+};
+
+struct stream_chunk {
+  uint32_t chunk;
+  uint32_t used;                /* blocks, once it is closed */
+};
+
+#define READY_MAX 64
+
+struct tables {
+  struct stream_chunk *chunks;  /* ring: table chunks of the stream, the last is open */
+  size_t chunks_cap, chunks_head, nchunks;
+  uint64_t first_serial;        /* of chunks[head] */
+  uint64_t mark;                /* end of what is published; 0: no chunk is open */
+  uint32_t last_chunk;          /* for the next one's header */
+  uint32_t ready[READY_MAX];    /* chunks to go on in, zeroed and bound */
+  unsigned nready;
+  uint64_t credit;              /* slots promised */
+  unsigned credits;             /* publications promised */
+  struct epoch_info *epochs;    /* ring, oldest first */
+  size_t epochs_cap, epochs_head, nepochs;
+  uint64_t seed_epoch;          /* SEED is of this epoch */
+  uint32_t seed;
+};
+
+/* --- Log --- */
+
+struct chain_chunk {
+  uint32_t chunk;
+  uint32_t prev_crc;            /* of the record before FIRST */
+  uint64_t salt;
+  uint64_t first;               /* seq of its first record */
+};
+
+/* A commit whose epochs are not all forgotten. */
+struct commit {
+  uint64_t epoch, first_epoch;
+  uint64_t seq;
+  uint64_t time, extents, bytes;
+  char *label;                  /* NULL: none */
+  uint32_t nparts;
+  uint8_t kind;
+};
+
+struct log {
+  struct chain_chunk *chain;    /* oldest first, where the anchors point; the last is written to */
+  size_t nchain, chain_cap;
+  uint32_t next_chunk;          /* where the chain goes on, 0: not known yet */
+  uint64_t next_salt;
+  uint64_t seq;                 /* of the newest record */
+  uint64_t durable;             /* records up to here are durable */
+  uint32_t prev_crc;            /* of the newest record */
+  uint64_t anchor_seq;
+  bool anchor_differs;          /* the two slots are not the same yet */
+  bool anchoring;               /* somebody writes them */
+  struct commit *commits;       /* ring, oldest first */
+  size_t commits_cap, commits_head, ncommits;
+  uint64_t saved_seq;           /* CLEAN record whose tables are still good; 0: none */
+  uint32_t saved_nparts;
+  /* The turn. */
+  uint64_t ticket, serving;
+  struct format_record *buf;    /* turn: page aligned */
+  size_t buf_cap;               /* records */
+};
+
+/* A chunk that was read for journal_pin. */
+struct loaded {
+  uint32_t chunk;
+  unsigned pins;
+  bool busy;                    /* being read */
+  uint64_t used;                /* for choosing the oldest */
+  uint8_t *mem;
+  struct loaded *next;
+};
+
+struct journal {
+  const struct io_fs *fs;       /* fixed, as are the others of this paragraph */
+  char *dir;
+  struct io_file *lock_file, *file, *acked_file;
+  bool direct;
+  struct journal_config config;
+  uint64_t super_seq;
+  uint32_t nchunks;
+  uint8_t boot_id[HOST_ID_LEN];
+  bool started, shared;
+  size_t part_runs;             /* table runs in one record; FORMAT_RUNS, tests lower it */
+
+  pthread_mutex_t lock;
+  pthread_cond_t turn_cond;     /* the turn moved on */
+  pthread_cond_t buffer_cond;   /* a buffer was pushed, filled, unpinned, freed */
+  pthread_cond_t work_cond;     /* work for the threads */
+  pthread_cond_t zero_cond;
+
+  struct journal_state state;
+  int failed;
+  bool damaged;
+  struct journal_damage damage;
+  bool distrust;                /* some table is not to be read: only virgin chunks are free ... */
+  uint64_t distrust_upto;       /* ... until epochs up to here are forgotten */
+  uint64_t forgotten;           /* epochs up to here are */
+
+  /* space.c */
+  struct chunk *chunks;
+  uint32_t free_head, free_tail;        /* written once; 0: none */
+  uint32_t nrecycled;
+  uint32_t virgin;              /* chunks from here on were never used */
+  struct live *live_pool;
+
+  /* staging.c */
+  struct staging_header *region;
+  size_t region_size;
+  unsigned nbuffers, nunbound;
+  struct buffer *buffers;
+  uint64_t *dirty;              /* bit per buffer: filled but not pushed */
+  struct bits *need;            /* turn: what a commit waits for */
+  unsigned hand;                /* where to look for a buffer to reuse */
+  int32_t ready_head, ready_tail;
+  uint32_t open_chunk;          /* data chunk that is given out from; 0: none */
+
+  struct tables tab;
+  struct log log;
+
+  /* read.c */
+  struct loaded *loaded;
+  unsigned nloaded;
+  uint64_t load_clock;
+
+  /* threads */
+  bool running, stopping;
+  pthread_t push_threads[2];
+  pthread_t zero_thread;
+  pthread_t acked_thread;
+  bool acked_dirty;
+  pthread_cond_t acked_cond;
+};
+
+#define ASSERT_LOCKED(j)                                        \
+  assert (pthread_mutex_trylock (&(j)->lock) != 0)
+
+/* --- space.c --- */
+
+/* A chunk of KIND, leaving KEEP free ones; 0 when there is none. */
+extern uint32_t chunk_alloc_locked (struct journal *j, enum chunk_kind kind,
+                                    uint32_t keep);
+extern uint32_t chunks_free_locked (struct journal *j);
+/* Give the chunk back, and its buffer. */
+extern void chunk_free_locked (struct journal *j, uint32_t c);
+/* Give the chunk back if nobody needs it any longer. */
+extern void chunk_try_free_locked (struct journal *j, uint32_t c);
+/* Mark chunk C as in use by committed or saved epoch EPOCH (while opening).  -1 with
+ * EBADMSG when it is in use as something else; ENOMEM.
+ */
+extern int chunk_claim (struct journal *j, uint32_t c, enum chunk_kind kind,
+                        uint64_t epoch);
+extern struct live *live_get (struct journal *j);
+extern int space_init (struct journal *j);
+/* After all claims: everything else is free. */
+extern void space_settle (struct journal *j);
+extern void space_free (struct journal *j);
+/* The commits whose tables could not be read are gone: trust the rest. */
+extern void space_trust_locked (struct journal *j);
+
+/* --- staging.c --- */
+
+extern int staging_open (struct journal *j, uint64_t size, bool *found);
+extern void staging_reset (struct journal *j);
+extern void staging_close (struct journal *j, bool unlink);
+extern bool staging_matches (struct journal *j);
+/* A buffer of one's own.  May release the lock and wait.  -1: EIO. */
+extern int buffer_take_locked (struct journal *j);
+extern void buffer_bind_locked (struct journal *j, int b, uint32_t chunk);
+extern void buffer_release_locked (struct journal *j, int b);
+/* Blocks [FROM, FROM + N) of buffer B are as they will stay. */
+extern void buffer_filled_locked (struct journal *j, int b, unsigned from,
+                                  unsigned n);
+/* No more room in chunk C: BUMP blocks are all there will be. */
+extern void chunk_close_locked (struct journal *j, uint32_t c, unsigned bump);
+
+/* --- push.c --- */
+
+extern void poison_locked (struct journal *j, int error);
+extern void push_ready_locked (struct journal *j, int b);
+/* Push one buffer; false when none is waiting.  Releases the lock. */
+extern bool push_one_locked (struct journal *j);
+/* Push all that is filled now (TABLES: tables too) and wait for those who
+ * push parts of it.  Has the turn.  -1: EIO.
+ */
+extern int push_all (struct journal *j, bool tables);
+extern void *push_thread (void *arg);
+
+/* --- table.c, walk.c --- */
+
+extern int tables_init (struct journal *j);
+extern void tables_free (struct journal *j);
+extern void tables_pad_locked (struct journal *j);
+/* The uncommitted epochs up to EPOCH are committed, or void. */
+extern void tables_drop_locked (struct journal *j, uint64_t epoch,
+                                uint64_t commit, bool referenced);
+extern struct epoch_info *tables_epoch_locked (struct journal *j, size_t i);
+extern struct stream_chunk *stream_chunk_locked (struct journal *j,
+                                                 uint64_t pos);
+extern uint32_t desc_seed (const struct journal_config *config, uint64_t epoch);
+
+/* A descriptor, checked. */
+struct table_item {
+  struct journal_extent ext;
+  uint64_t epoch;
+  uint32_t nblocks;             /* 0 unless DATA */
+  uint32_t crc_first;
+  const le32 *more;             /* crcs of the other images */
+};
+typedef int (*table_item_fn) (void *opaque, const struct table_item *item);
+
+struct table_walk {
+  struct journal *j;
+  uint64_t first_epoch, epoch;  /* what epochs are to be expected */
+  table_item_fn fn;
+  void *opaque;
+  uint64_t seed_epoch;
+  uint32_t seed;
+  uint64_t items;
+};
+
+static inline uint32_t
+table_item_crc (const struct table_item *item, uint32_t i)
+{
+  return i == 0 ? item->crc_first : get32 (item->more[i - 1]);
+}
+
+/* Walk LEN bytes of table at P.  -1: EBADMSG and *OFFSET (where), or what FN said. */
+extern int table_walk_bytes (struct table_walk *walk, const void *p, size_t len,
+                             bool inline_, size_t *offset);
+/* Walk the table of the commit or CLEAN record SEQ (NPARTS records before it
+ * belong to it).  -1 with EBADMSG and *DAMAGE, or what FN said.
+ */
+extern int table_walk_record (struct journal *j, uint64_t seq, uint32_t nparts,
+                              uint64_t checkpoint, table_item_fn fn,
+                              void *opaque, struct journal_damage *damage);
+/* Bytes of table of a record, for progress. */
+struct table_runs {
+  struct format_run *runs;      /* malloc'd */
+  size_t nruns;
+  uint64_t bytes;
+  uint32_t crc;
+  bool inline_;
+  uint64_t first_epoch, epoch;
+  uint8_t payload[FORMAT_PAYLOAD];
+};
+extern int table_runs_read (struct journal *j, uint64_t seq, uint32_t nparts,
+                            uint64_t checkpoint, struct table_runs *runs,
+                            struct journal_damage *damage);
+extern int table_runs_walk (struct journal *j, const struct table_runs *runs,
+                            uint64_t checkpoint, table_item_fn fn, void *opaque,
+                            struct journal_damage *damage);
+
+/* --- record.c --- */
+
+extern void record_encode (const struct journal *j, struct format_record *rec,
+                           enum journal_kind kind,
+                           const struct journal_state *state);
+extern void record_seal (struct format_record *rec);
+extern void record_decode_state (const struct format_record *rec,
+                                 struct journal_state *state);
+/* Is it a whole record of this replica? */
+extern bool record_is_whole (const struct journal_config *config,
+                             const struct format_record *rec);
+
+/* --- log.c --- */
+
+extern void log_turn_take_locked (struct journal *j);
+extern void log_turn_give_locked (struct journal *j);
+/* Room for N records in log.buf.  Turn. */
+extern int log_reserve (struct journal *j, size_t n);
+/* Append the N records of log.buf, each encoded but for its place in the
+ * chain.  One fdatasync.  Turn.  -1: EIO, or ENOSPC (nothing was written).
+ */
+extern int log_append (struct journal *j, size_t n, bool spare);
+extern int log_read (struct journal *j, uint64_t seq, struct format_record *rec,
+                     uint64_t *offset);
+extern int chain_add (struct journal *j, const struct chain_chunk *c);
+extern int commits_grow (struct journal *j);
+extern int commits_add (struct journal *j, const struct commit *c);
+extern struct commit *commits_at (struct journal *j, size_t i);
+extern void commits_drop_oldest (struct journal *j);
+extern void commits_drop_newest (struct journal *j);
+/* STATE is the newest: drop commits that it makes void. */
+extern void commits_void (struct journal *j, const struct journal_state *state);
+extern int commit_of (const struct format_record *rec, struct commit *c);
+/* Free record chunks that nobody needs. */
+extern int log_recycle (struct journal *j);
+
+/* --- walk-log.c --- */
+
+/* Walk the chain from the anchor and find the newest record. */
+extern int log_open (struct journal *j, struct mcerror *err);
+
+/* --- super.c --- */
+
+extern int super_read (struct journal *j, struct mcerror *err);
+extern int super_write (struct journal *j, const struct journal_config *config,
+                        uint64_t seq);
+extern int anchor_read (struct journal *j, struct chain_chunk *c,
+                        struct mcerror *err);
+extern int anchor_write (struct journal *j, const struct chain_chunk *c,
+                         uint64_t seq);
+extern int config_copy (struct journal_config *to,
+                        const struct journal_config *from);
+extern void config_free (struct journal_config *config);
+
+/* --- acked.c --- */
+
+extern int acked_open (struct journal *j, bool create);
+extern int acked_write (struct journal *j, uint64_t checkpoint,
+                        uint64_t generation, uint64_t seq);
+/* 1 found, 0 none or not whole, -1 errno. */
+extern int acked_read (struct journal *j, struct format_acked *acked);
+extern void *acked_thread_main (void *arg);
+
+/* --- verify.c --- */
+
+/* Checks data images against the file, a chunk at a time. */
+struct checker {
+  struct journal *j;
+  uint8_t *mem;                 /* a chunk */
+  uint32_t chunk;
+  unsigned from;                /* blocks from here on are loaded */
+  uint64_t checkpoint;
+  struct journal_damage *damage;
+  journal_progress_fn progress;
+  void *opaque;
+  uint64_t done, total;
+};
+extern int checker_item (void *checker, const struct table_item *item);
+extern int checker_init (struct checker *c, struct journal *j);
+extern void checker_free (struct checker *c);
+
+/* A copy of those commits whose end is in (FROM, UPTO], without labels. */
+extern int commits_copy (struct journal *j, uint64_t from, uint64_t upto,
+                         struct commit **list, size_t *n);
+
+/* --- sweep.c --- */
+
+/* What a commit sweeps in. */
+struct sweep {
+  uint64_t first, last;         /* epochs; first 0: no extent in any */
+  uint64_t extents, bytes, slots;
+  size_t nepochs;
+  bool inline_;
+  struct format_run *runs;      /* malloc'd */
+  size_t nruns, cap;
+  uint64_t table_bytes;
+  uint32_t table_crc;
+};
+
+/* Which epochs up to EPOCH there are, and how much. */
+extern void sweep_gather (struct journal *j, uint64_t epoch, struct sweep *s);
+extern int sweep_runs (struct journal *j, struct sweep *s);
+extern const uint8_t *sweep_run_get (struct journal *j, const struct sweep *s,
+                                     size_t i, uint8_t **mem, bool *pinned);
+extern int sweep_table (struct journal *j, struct sweep *s, uint8_t *inline_to);
+
+/* --- others --- */
+
+extern int lock_take (struct journal *j, struct mcerror *err);
+extern void lock_sign (struct journal *j);
+/* Lock held, or alone. */
+extern uint64_t newest_committed (struct journal *j);
+/* Epochs up to here are committed or void. */
+extern uint64_t newest_settled (struct journal *j);
+extern bool loaded_pinned_locked (struct journal *j, uint32_t c);
+extern void loaded_drop_locked (struct journal *j, uint32_t c);
+
+extern void damage_set (struct journal_damage *damage, const char *file,
+                        uint64_t offset, uint64_t checkpoint, const char *fmt,
+                        ...) __attribute__ ((format (printf, 5, 6)));
+extern void damage_note (struct journal *j, const struct journal_damage *d);
+extern void *aligned_blocks (size_t bytes);
+extern int file_read (struct journal *j, void *buf, size_t len, uint64_t off);
+extern int file_write (struct journal *j, const void *buf, size_t len,
+                       uint64_t off);
+extern int file_sync (struct journal *j);
+extern int journal_file_open (struct journal *j, const char *name);
+extern char *path_join (const char *dir, const char *name);
+extern void journal_destroy (struct journal *j);
+extern struct journal *journal_new (const struct io_fs *fs, const char *dir);
+extern int takeover (struct journal *j, enum journal_took *took);
+extern void *zero_thread_main (void *arg);
+
+static inline uint64_t
+block_offset (uint64_t block)
+{
+  return block * JOURNAL_BLOCK;
+}
+
+static inline uint32_t
+chunk_of (uint32_t block)
+{
+  return block / JOURNAL_CHUNK_BLOCKS;
+}
+
+#endif /* MCBUF_JOURNAL_INTERNAL_H */

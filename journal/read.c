@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Reading block images: from the staging buffer while the chunk has one, else
+ * from the file, verified each time.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/crc.h"
+#include "journal/internal.h"
+
+/* Loaded chunks that nobody has pinned are kept up to this many. */
+#define LOADED_MAX 16u
+
+static int
+image_damage (uint32_t block, struct journal_damage *damage, const char *what)
+{
+  damage_set (damage, "journal", block_offset (block), 0, "%s", what);
+  errno = EBADMSG;
+  return -1;
+}
+
+/* Copies of the crcs of N images; those not KNOWN are not in use. */
+static void
+crcs_get (struct journal *j, uint32_t block, uint32_t n, uint32_t *crc,
+          struct bits *known)
+{
+  SCOPED_LOCK (&j->lock);
+  const struct chunk *chunk = &j->chunks[chunk_of (block)];
+  unsigned i = block % JOURNAL_CHUNK_BLOCKS;
+
+  *known = (struct bits) { { 0 } };
+  if (chunk->kind != CHUNK_DATA)
+    return;
+  memcpy (crc, &chunk->live->crc[i], n * sizeof *crc);
+  for (uint32_t m = 0; m < n; m++)
+    if (bits_test (&chunk->live->known, i + m))
+      bits_set (known, m, 1);
+}
+
+static int
+read_file (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
+           void *buf, struct journal_damage *damage)
+{
+  uint32_t n = DIV_UP (offset + len, JOURNAL_BLOCK);
+  CLEANUP_FREE uint8_t *mem = aligned_blocks ((size_t) n * JOURNAL_BLOCK);
+  uint32_t crc[JOURNAL_CHUNK_BLOCKS];
+  struct bits known;
+
+  if (mem == NULL)
+    return -1;
+  crcs_get (j, block, n, crc, &known);
+  if (file_read (j, mem, (size_t) n * JOURNAL_BLOCK, block_offset (block))
+      == -1) {
+    damage_set (damage, "journal", block_offset (block), 0,
+                "data cannot be read: %m");
+    errno = EBADMSG;
+    return -1;
+  }
+  for (uint32_t i = 0; i < n; i++) {
+    if (!bits_test (&known, i))
+      return image_damage (block + i, damage, "the block is not in use");
+    if (crc32c (mem + (size_t) i * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) != crc[i])
+      return image_damage (block + i, damage,
+                           "data is not what was written");
+  }
+  memcpy (buf, mem + offset, len);
+  return 0;
+}
+
+int
+journal_read (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
+              void *buf, struct journal_damage *damage)
+{
+  uint32_t n;
+  const uint8_t *p;
+
+  block += offset / JOURNAL_BLOCK;
+  offset %= JOURNAL_BLOCK;
+  if (len == 0)
+    return 0;
+  n = DIV_UP (offset + len, JOURNAL_BLOCK);
+  if (chunk_of (block) == 0 || chunk_of (block) >= j->nchunks ||
+      block % JOURNAL_CHUNK_BLOCKS + n > JOURNAL_CHUNK_BLOCKS) {
+    errno = EINVAL;
+    return -1;
+  }
+  p = journal_pin (j, block, &n, false, NULL);
+  if (p == NULL)
+    return read_file (j, block, offset, len, buf, damage);
+  memcpy (buf, p + offset, len);
+  journal_unpin (j, block);
+  return 0;
+}
+
+/* --- Pins --- */
+
+static struct loaded *
+loaded_find_locked (struct journal *j, uint32_t c)
+{
+  for (struct loaded *l = j->loaded; l; l = l->next)
+    if (l->chunk == c)
+      return l;
+  return NULL;
+}
+
+/* A loaded_chunk of one's own for C, busy. */
+static struct loaded *
+loaded_new_locked (struct journal *j, uint32_t c)
+{
+  struct loaded *oldest = NULL;
+
+  for (struct loaded *l = j->loaded; l && j->nloaded >= LOADED_MAX; l = l->next)
+    if (l->pins == 0 && !l->busy && (oldest == NULL || l->used < oldest->used))
+      oldest = l;
+  if (oldest == NULL) {
+    oldest = calloc (1, sizeof *oldest);
+    if (oldest == NULL)
+      return NULL;
+    oldest->mem = aligned_blocks (JOURNAL_CHUNK);
+    if (oldest->mem == NULL) {
+      cleanup_free (&oldest);
+      return NULL;
+    }
+    oldest->next = j->loaded;
+    j->loaded = oldest;
+    j->nloaded++;
+  }
+  oldest->chunk = c;
+  oldest->busy = true;
+  oldest->pins = 1;
+  return oldest;
+}
+
+static int
+loaded_fill (struct journal *j, struct loaded *l, struct journal_damage *damage)
+{
+  const uint32_t first = l->chunk * JOURNAL_CHUNK_BLOCKS;
+  uint32_t crc[JOURNAL_CHUNK_BLOCKS];
+  struct bits known;
+
+  crcs_get (j, first, JOURNAL_CHUNK_BLOCKS, crc, &known);
+  if (file_read (j, l->mem, JOURNAL_CHUNK, block_offset (first)) == -1) {
+    damage_set (damage, "journal", block_offset (first), 0,
+                "data cannot be read: %m");
+    errno = EBADMSG;
+    return -1;
+  }
+  for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++)
+    if (bits_test (&known, i) &&
+        crc32c (l->mem + (size_t) i * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) !=
+        crc[i])
+      return image_damage (first + i, damage, "data is not what was written");
+  return 0;
+}
+
+const void *
+journal_pin (struct journal *j, uint32_t block, uint32_t *n, bool load,
+             struct journal_damage *damage)
+{
+  uint32_t c = chunk_of (block), i = block % JOURNAL_CHUNK_BLOCKS;
+  struct loaded *l;
+  int r;
+
+  if (c == 0 || c >= j->nchunks) {
+    errno = EINVAL;
+    return NULL;
+  }
+  *n = MIN (*n, JOURNAL_CHUNK_BLOCKS - i);
+  SCOPED_LOCK (&j->lock);
+  if (j->chunks[c].buffer != NO_BUFFER) {
+    struct buffer *b = &j->buffers[j->chunks[c].buffer];
+
+    b->pins++;
+    return b->mem + (size_t) i * JOURNAL_BLOCK;
+  }
+  l = loaded_find_locked (j, c);
+  while (l && l->busy) {
+    pthread_cond_wait (&j->buffer_cond, &j->lock);
+    l = loaded_find_locked (j, c);
+  }
+  if (l) {
+    l->pins++;
+    l->used = ++j->load_clock;
+    return l->mem + (size_t) i * JOURNAL_BLOCK;
+  }
+  if (!load)
+    return NULL;
+
+  l = loaded_new_locked (j, c);
+  if (l == NULL)
+    return NULL;
+  pthread_mutex_unlock (&j->lock);
+  r = loaded_fill (j, l, damage);
+  pthread_mutex_lock (&j->lock);
+  l->busy = false;
+  l->used = ++j->load_clock;
+  pthread_cond_broadcast (&j->buffer_cond);
+  if (r == -1) {
+    l->chunk = 0;
+    l->pins = 0;
+    return NULL;
+  }
+  return l->mem + (size_t) i * JOURNAL_BLOCK;
+}
+
+void
+journal_unpin (struct journal *j, uint32_t block)
+{
+  SCOPED_LOCK (&j->lock);
+  uint32_t c = chunk_of (block);
+  struct loaded *l = loaded_find_locked (j, c);
+
+  /* Whoever pinned the buffer keeps it bound, so that one is found first
+   * unless the chunk was loaded, which needs it not to have a buffer.
+   */
+  if (j->chunks[c].buffer != NO_BUFFER) {
+    struct buffer *b = &j->buffers[j->chunks[c].buffer];
+
+    assert (b->pins > 0);
+    if (--b->pins == 0) {
+      chunk_try_free_locked (j, c);
+      pthread_cond_broadcast (&j->buffer_cond);
+    }
+    return;
+  }
+  assert (l && l->pins > 0);
+  if (--l->pins == 0)
+    chunk_try_free_locked (j, c);
+}
+
+bool
+loaded_pinned_locked (struct journal *j, uint32_t c)
+{
+  const struct loaded *l = loaded_find_locked (j, c);
+
+  return l && (l->pins > 0 || l->busy);
+}
+
+/* The chunk was given back: what was loaded of it is void. */
+void
+loaded_drop_locked (struct journal *j, uint32_t c)
+{
+  struct loaded *l = loaded_find_locked (j, c);
+
+  if (l)
+    l->chunk = 0;
+}

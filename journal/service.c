@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* From open to in service and back: staging, what survived, threads. */
+#include "config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "journal/internal.h"
+
+/* Publish an extent of a saved epoch again, for this process. */
+static int
+saved_item (void *opaque, const struct table_item *item)
+{
+  struct journal *j = opaque;
+
+  if (item->epoch <= newest_settled (j))
+    return 0;
+  if (journal_credit (j, 1, item->nblocks) == -1)
+    return -1;
+  journal_publish (j, item->epoch, &item->ext, 1);
+  return 0;
+}
+
+/* The tables of a clean stop become the stream of this process.  Its data
+ * stays where it is.
+ */
+static int
+saved_load (struct journal *j)
+{
+  struct journal_damage damage;
+
+  if (table_walk_record (j, j->log.saved_seq, j->log.saved_nparts, 0,
+                         saved_item, j, &damage) == -1) {
+    if (errno == EBADMSG)
+      damage_note (j, &damage);
+    return -1;
+  }
+  return 0;
+}
+
+int
+journal_start (struct journal *j, uint64_t buffer, bool shared,
+               enum journal_took *took, struct mcerror *err)
+{
+  bool found;
+
+  assert (!j->started);
+  *took = JOURNAL_TOOK_NOTHING;
+  j->shared = shared;
+  if (staging_open (j, buffer, &found) == -1)
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "cannot get %llu bytes of %s memory for buffers: %m; "
+                        "make buffer= smaller%s", (unsigned long long) buffer,
+                        shared ? "shared" : "private",
+                        shared ? " or /dev/shm larger" : "");
+  if (found && takeover (j, took) == -1)
+    goto fail;
+  if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {
+    if (saved_load (j) == -1)
+      goto fail;
+    *took = JOURNAL_TOOK_SAVED;
+  }
+  j->started = true;
+  return 0;
+
+ fail:
+  mcerror_set (err, errno == EBADMSG ? MCEXIT_DAMAGE : MCEXIT_USAGE,
+               "cannot take over what the last server left in %s: %m", j->dir);
+  staging_close (j, false);
+  return -1;
+}
+
+/* Tell the threads to end. */
+static void
+threads_stop (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  j->stopping = true;
+  pthread_cond_broadcast (&j->work_cond);
+  pthread_cond_broadcast (&j->zero_cond);
+  pthread_cond_broadcast (&j->acked_cond);
+}
+
+int
+journal_run (struct journal *j)
+{
+  int r;
+
+  assert (j->started && !j->running);
+  lock_sign (j);
+  if (j->acked_file == NULL && acked_open (j, true) == -1)
+    return -1;
+  j->stopping = false;
+  if ((r = pthread_create (&j->push_threads[0], NULL, push_thread, j)) != 0)
+    goto fail0;
+  if ((r = pthread_create (&j->push_threads[1], NULL, push_thread, j)) != 0)
+    goto fail1;
+  if ((r = pthread_create (&j->zero_thread, NULL, zero_thread_main, j)) != 0)
+    goto fail2;
+  if ((r = pthread_create (&j->acked_thread, NULL, acked_thread_main, j)) != 0)
+    goto fail3;
+  pthread_mutex_lock (&j->lock);
+  j->running = true;
+  pthread_cond_broadcast (&j->work_cond);
+  pthread_mutex_unlock (&j->lock);
+  return 0;
+
+ fail3:
+  threads_stop (j);
+  pthread_join (j->zero_thread, NULL);
+ fail2:
+  threads_stop (j);
+  pthread_join (j->push_threads[1], NULL);
+ fail1:
+  threads_stop (j);
+  pthread_join (j->push_threads[0], NULL);
+ fail0:
+  errno = r;
+  return -1;
+}
+
+void
+journal_stop (struct journal *j, bool end)
+{
+  if (j->running) {
+    threads_stop (j);
+    for (unsigned i = 0; i < 2; i++)
+      pthread_join (j->push_threads[i], NULL);
+    pthread_join (j->zero_thread, NULL);
+    pthread_join (j->acked_thread, NULL);
+    j->running = false;
+  }
+  staging_close (j, end);
+  j->started = false;
+}

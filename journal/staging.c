@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The staging region: 1 MiB buffers, each of which mirrors the journal chunk
+ * that it is bound to, until that is on disk and somebody wants the buffer.
+ *
+ *   page 0      struct staging_header
+ *   then, for each buffer, one page with its struct buffer_meta and 1 MiB
+ *
+ * In shared memory it outlives the server; what the next one needs to go on
+ * is in the header, the metadata, and the table chunks themselves (takeover.c).
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/crc.h"
+#include "journal/internal.h"
+
+#define SLOT_SIZE (JOURNAL_BLOCK + (size_t) JOURNAL_CHUNK)
+
+_Static_assert (sizeof (struct staging_header) <= JOURNAL_BLOCK, "one page");
+_Static_assert (sizeof (struct buffer_meta) <= JOURNAL_BLOCK, "one page");
+
+static void
+region_name (struct journal *j, char name[64])
+{
+  char text[HOST_ID_STRLEN + 1];
+
+  host_id_text (j->config.id, text);
+  snprintf (name, 64, "/mcbuf-%s", text);
+}
+
+static uint32_t
+header_crc (const struct staging_header *h)
+{
+  const size_t from = offsetof (struct staging_header, id);
+
+  return crc32c ((const char *) h + from,
+                 offsetof (struct staging_header, instance) - from,
+                 h->version);
+}
+
+/* Is the region one of this replica, journal and boot? */
+bool
+staging_matches (struct journal *j)
+{
+  const struct staging_header *h = j->region;
+
+  return h->magic == STAGING_MAGIC && h->version == STAGING_VERSION &&
+         h->crc == header_crc (h) &&
+         memcmp (h->id, j->config.id, HOST_ID_LEN) == 0 &&
+         memcmp (h->boot_id, j->boot_id, HOST_ID_LEN) == 0 &&
+         h->nchunks == j->nchunks;
+}
+
+static int
+region_buffers (struct journal *j, unsigned n)
+{
+  j->buffers = calloc (n, sizeof *j->buffers);
+  j->dirty = calloc (n / 64 + 1, sizeof *j->dirty);
+  j->need = calloc (n, sizeof *j->need);
+  if (j->buffers == NULL || j->dirty == NULL || j->need == NULL)
+    return -1;
+  j->nbuffers = j->nunbound = n;
+  for (unsigned b = 0; b < n; b++) {
+    uint8_t *p = (uint8_t *) j->region + JOURNAL_BLOCK + b * SLOT_SIZE;
+
+    j->buffers[b].meta = (struct buffer_meta *) p;
+    j->buffers[b].mem = p + JOURNAL_BLOCK;
+    j->buffers[b].next_ready = NO_BUFFER;
+  }
+  return 0;
+}
+
+/* Map the object that a server left behind.  1, 0 when there is none (or it
+ * is of no use), -1 errno.
+ */
+static int
+region_find (struct journal *j, const char *name)
+{
+  CLEANUP_CLOSE int fd = shm_open (name, O_RDWR | O_CLOEXEC, 0);
+  struct stat st;
+  void *p;
+
+  if (fd == -1)
+    return errno == ENOENT ? 0 : -1;
+  if (fstat (fd, &st) == -1)
+    return -1;
+  if (st.st_uid != geteuid () || (size_t) st.st_size <
+      JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
+    return 0;
+  p = mmap (NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED)
+    return -1;
+  j->region = p;
+  j->region_size = st.st_size;
+  if (!staging_matches (j) || j->region->nbuffers < STAGING_MIN_BUFFERS ||
+      j->region->nbuffers > (st.st_size - JOURNAL_BLOCK) / SLOT_SIZE) {
+    munmap (p, st.st_size);
+    j->region = NULL;
+    return 0;
+  }
+  if (region_buffers (j, j->region->nbuffers) == -1)
+    return -1;
+  return 1;
+}
+
+/* A fresh region for SIZE bytes of buffers; *FOUND: instead of that, the one
+ * that a server of this boot left behind is mapped as it is.
+ */
+int
+staging_open (struct journal *j, uint64_t size, bool *found)
+{
+  uint64_t n = MAX (size / JOURNAL_CHUNK, STAGING_MIN_BUFFERS);
+  char name[64];
+  void *p;
+
+  *found = false;
+  if (n > UINT32_MAX / 2) {
+    errno = ENOMEM;
+    return -1;
+  }
+  if (j->shared) {
+    region_name (j, name);
+    switch (region_find (j, name)) {
+    case -1:
+      return -1;
+    case 1:
+      *found = true;
+      return 0;
+    }
+  }
+
+  j->region_size = JOURNAL_BLOCK + n * SLOT_SIZE;
+  if (j->shared) {
+    CLEANUP_CLOSE int fd = -1;
+    int r;
+
+    if (shm_unlink (name) == -1 && errno != ENOENT)
+      return -1;
+    fd = shm_open (name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd == -1)
+      return -1;
+    /* So that a full /dev/shm is an error here and not a signal later. */
+    do
+      r = posix_fallocate (fd, 0, j->region_size);
+    while (r == EINTR);
+    if (r != 0) {
+      (void) shm_unlink (name);
+      errno = r;
+      return -1;
+    }
+    p = mmap (NULL, j->region_size, PROT_READ | PROT_WRITE,
+              MAP_SHARED | MAP_POPULATE, fd, 0);
+    if (p == MAP_FAILED) {
+      int saved = errno;
+
+      (void) shm_unlink (name);
+      errno = saved;
+      return -1;
+    }
+  }
+  else {
+    p = mmap (NULL, j->region_size, PROT_READ | PROT_WRITE,
+              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+      return -1;
+    (void) madvise (p, j->region_size, MADV_HUGEPAGE);
+    for (size_t off = 0; off < j->region_size; off += JOURNAL_BLOCK)
+      ((volatile uint8_t *) p)[off] = 0;
+  }
+  j->region = p;
+  if (region_buffers (j, n) == -1)
+    return -1;
+  staging_reset (j);
+  return 0;
+}
+
+/* Make the region a fresh one: nothing bound, nothing to take over. */
+void
+staging_reset (struct journal *j)
+{
+  struct staging_header *h = j->region;
+
+  __atomic_store_n (&h->magic, 0, __ATOMIC_SEQ_CST);
+  h->version = STAGING_VERSION;
+  memcpy (h->id, j->config.id, HOST_ID_LEN);
+  memcpy (h->boot_id, j->boot_id, HOST_ID_LEN);
+  h->nchunks = j->nchunks;
+  h->unused = 0;
+  h->crc = header_crc (h);
+  h->instance = 0;
+  h->nbuffers = j->nbuffers;
+  h->open_epoch = 0;
+  h->start = h->mark = 0;
+  for (unsigned b = 0; b < j->nbuffers; b++) {
+    j->buffers[b].chunk = 0;
+    memset (j->buffers[b].meta, 0, sizeof *j->buffers[b].meta);
+  }
+  __atomic_store_n (&h->magic, STAGING_MAGIC, __ATOMIC_SEQ_CST);
+}
+
+void
+staging_close (struct journal *j, bool end)
+{
+  char name[64];
+
+  if (j->region == NULL)
+    return;
+  if (j->shared && end) {
+    region_name (j, name);
+    /* Nobody would believe it anyhow: the newest record says so. */
+    (void) shm_unlink (name);
+  }
+  munmap (j->region, j->region_size);
+  free (j->buffers);
+  free (j->dirty);
+  free (j->need);
+  j->region = NULL;
+  j->buffers = NULL;
+  j->dirty = NULL;
+  j->need = NULL;
+  j->nbuffers = j->nunbound = 0;
+}
+
+/* --- Buffers --- */
+
+/* On disk as far as it was filled, complete, and in nobody's hands. */
+static bool
+buffer_is_clean_locked (struct journal *j, const struct buffer *b)
+{
+  struct bits all = { { 0 } };
+
+  if (b->chunk == 0 || b->pins > 0 || !j->chunks[b->chunk].closed ||
+      !bits_empty (&b->pushing))
+    return false;
+  bits_set (&all, 0, b->bump);
+  return bits_within (&all, &b->meta->pushed);
+}
+
+int
+buffer_take_locked (struct journal *j)
+{
+  ASSERT_LOCKED (j);
+  for (;;) {
+    if (j->failed) {
+      errno = EIO;
+      return -1;
+    }
+    for (unsigned i = 0; i < j->nbuffers; i++) {
+      unsigned n = (j->hand + i) % j->nbuffers;
+      struct buffer *b = &j->buffers[n];
+
+      if (b->taken)
+        continue;
+      if (b->chunk != 0) {
+        if (j->nunbound > 0 || !buffer_is_clean_locked (j, b))
+          continue;
+        buffer_release_locked (j, n);
+      }
+      b->taken = true;
+      j->nunbound--;
+      j->hand = n + 1;
+      return n;
+    }
+    /* Help with what is waiting, else wait for those who fill, push or read. */
+    if (!push_one_locked (j))
+      pthread_cond_wait (&j->buffer_cond, &j->lock);
+  }
+}
+
+void
+buffer_bind_locked (struct journal *j, int n, uint32_t c)
+{
+  struct buffer *b = &j->buffers[n];
+
+  ASSERT_LOCKED (j);
+  assert (b->taken && b->chunk == 0);
+  b->taken = false;
+  b->chunk = c;
+  b->bump = 0;
+  b->pushing = (struct bits) { { 0 } };
+  b->meta->filled = b->meta->pushed = b->pushing;
+  b->meta->kind = j->chunks[c].kind;
+  __atomic_store_n (&b->meta->chunk, c, __ATOMIC_RELEASE);
+  j->chunks[c].buffer = n;
+}
+
+/* Neither pinned nor being pushed; or taken and not wanted after all. */
+void
+buffer_release_locked (struct journal *j, int n)
+{
+  struct buffer *b = &j->buffers[n];
+
+  ASSERT_LOCKED (j);
+  assert (b->pins == 0 && bits_empty (&b->pushing));
+  if (b->chunk != 0)
+    j->chunks[b->chunk].buffer = NO_BUFFER;
+  __atomic_store_n (&b->meta->chunk, 0, __ATOMIC_RELEASE);
+  b->chunk = 0;
+  b->taken = false;
+  j->dirty[n / 64] &= ~(UINT64_C (1) << (n % 64));
+  j->nunbound++;
+}
+
+void
+buffer_filled_locked (struct journal *j, int n, unsigned from, unsigned count)
+{
+  struct buffer *b = &j->buffers[n];
+
+  ASSERT_LOCKED (j);
+  bits_set (&b->meta->filled, from, count);
+  j->dirty[n / 64] |= UINT64_C (1) << (n % 64);
+  if (j->chunks[b->chunk].closed)
+    push_ready_locked (j, n);
+}
+
+void
+chunk_close_locked (struct journal *j, uint32_t c, unsigned bump)
+{
+  struct chunk *chunk = &j->chunks[c];
+
+  ASSERT_LOCKED (j);
+  chunk->closed = true;
+  if (chunk->buffer != NO_BUFFER) {
+    j->buffers[chunk->buffer].bump = bump;
+    push_ready_locked (j, chunk->buffer);
+  }
+}
+
+/* --- Reserving data --- */
+
+static uint32_t
+open_room_locked (struct journal *j)
+{
+  if (j->open_chunk == 0)
+    return 0;
+  return JOURNAL_CHUNK_BLOCKS -
+         j->buffers[j->chunks[j->open_chunk].buffer].bump;
+}
+
+/* Open a data chunk.  Releases the lock: another may be open by then. */
+static int
+open_data_chunk_locked (struct journal *j)
+{
+  uint32_t c;
+  int n;
+
+  if (chunks_free_locked (j) <= KEEP_FOR_TABLES) {
+    errno = ENOSPC;
+    return -1;
+  }
+  n = buffer_take_locked (j);
+  if (n == -1)
+    return -1;
+  if (j->open_chunk != 0) {
+    buffer_release_locked (j, n);
+    pthread_cond_broadcast (&j->buffer_cond);
+    return 0;
+  }
+  c = chunk_alloc_locked (j, CHUNK_DATA, KEEP_FOR_TABLES);
+  if (c == 0) {
+    buffer_release_locked (j, n);
+    pthread_cond_broadcast (&j->buffer_cond);
+    errno = chunks_free_locked (j) <= KEEP_FOR_TABLES ? ENOSPC : ENOMEM;
+    return -1;
+  }
+  buffer_bind_locked (j, n, c);
+  j->open_chunk = c;
+  return 0;
+}
+
+int
+journal_reserve (struct journal *j, uint32_t want, struct journal_span *span)
+{
+  SCOPED_LOCK (&j->lock);
+  struct buffer *b;
+  uint32_t n;
+
+  assert (want > 0);
+  if (j->failed) {
+    errno = EIO;
+    return -1;
+  }
+  while (j->open_chunk == 0)
+    if (open_data_chunk_locked (j) == -1)
+      return -1;
+
+  b = &j->buffers[j->chunks[j->open_chunk].buffer];
+  n = MIN (want, open_room_locked (j));
+  span->block = j->open_chunk * JOURNAL_CHUNK_BLOCKS + b->bump;
+  span->nblocks = n;
+  span->mem = b->mem + (size_t) b->bump * JOURNAL_BLOCK;
+  bits_set (&j->chunks[j->open_chunk].live->pending, b->bump, n);
+  b->bump += n;
+  if (b->bump == JOURNAL_CHUNK_BLOCKS) {
+    j->chunks[j->open_chunk].closed = true;
+    j->open_chunk = 0;
+  }
+  return 0;
+}
+
+void
+journal_filled (struct journal *j, const struct journal_span *span,
+                const uint32_t *crc)
+{
+  SCOPED_LOCK (&j->lock);
+  struct chunk *chunk = &j->chunks[chunk_of (span->block)];
+  unsigned i = span->block % JOURNAL_CHUNK_BLOCKS;
+
+  assert (chunk->kind == CHUNK_DATA && chunk->buffer != NO_BUFFER);
+  memcpy (&chunk->live->crc[i], crc, span->nblocks * sizeof *crc);
+  bits_set (&chunk->live->known, i, span->nblocks);
+  buffer_filled_locked (j, chunk->buffer, i, span->nblocks);
+}
+
+void
+journal_abandon (struct journal *j, const struct journal_span *span)
+{
+  SCOPED_LOCK (&j->lock);
+  uint32_t c = chunk_of (span->block);
+
+  bits_clear (&j->chunks[c].live->pending,
+              span->block % JOURNAL_CHUNK_BLOCKS, span->nblocks);
+  chunk_try_free_locked (j, c);
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Checking what is in the file against the crcs of its descriptors. */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/crc.h"
+#include "journal/internal.h"
+
+int
+checker_init (struct checker *c, struct journal *j)
+{
+  *c = (struct checker) { .j = j, .mem = aligned_blocks (JOURNAL_CHUNK) };
+  return c->mem == NULL ? -1 : 0;
+}
+
+void
+checker_free (struct checker *c)
+{
+  cleanup_free (&c->mem);
+}
+
+/* Images come packed in order of arrival: read ahead to the chunk's end. */
+static int
+checker_load (struct checker *c, uint32_t block, uint32_t n)
+{
+  unsigned i = block % JOURNAL_CHUNK_BLOCKS;
+
+  if (c->chunk == chunk_of (block) && c->from <= i)
+    return 0;
+  c->chunk = 0;
+  if (file_read (c->j, c->mem + (size_t) i * JOURNAL_BLOCK,
+                 JOURNAL_CHUNK - (size_t) i * JOURNAL_BLOCK,
+                 block_offset (block)) == 0) {
+    c->chunk = chunk_of (block);
+    c->from = i;
+    return 0;
+  }
+  /* A bad sector further on is none of this item's business. */
+  return file_read (c->j, c->mem + (size_t) i * JOURNAL_BLOCK,
+                    (size_t) n * JOURNAL_BLOCK, block_offset (block));
+}
+
+/* A table_item_fn: do the item's images verify? */
+int
+checker_item (void *checker, const struct table_item *item)
+{
+  struct checker *c = checker;
+
+  if (item->nblocks == 0)
+    return 0;
+  if (checker_load (c, item->ext.block, item->nblocks) == -1) {
+    damage_set (c->damage, "journal", block_offset (item->ext.block),
+                c->checkpoint, "data cannot be read: %m");
+    errno = EBADMSG;
+    return -1;
+  }
+  for (uint32_t i = 0; i < item->nblocks; i++) {
+    uint32_t block = item->ext.block + i;
+    const uint8_t *p = c->mem + (size_t) (block % JOURNAL_CHUNK_BLOCKS) *
+                       JOURNAL_BLOCK;
+
+    if (crc32c (p, JOURNAL_BLOCK, 0) != table_item_crc (item, i)) {
+      damage_set (c->damage, "journal", block_offset (block), c->checkpoint,
+                  "data of disk %u at byte %llu is not what was committed",
+                  item->ext.disk,
+                  (unsigned long long) (item->ext.sector / 8 + i) *
+                  JOURNAL_BLOCK);
+      errno = EBADMSG;
+      return -1;
+    }
+  }
+  c->done += (uint64_t) item->nblocks * JOURNAL_BLOCK;
+  if (c->progress)
+    c->progress (c->opaque, MIN (c->done, c->total), c->total);
+  return 0;
+}
+
+/* A copy of those commits whose end is in (FROM, UPTO], oldest first. */
+int
+commits_copy (struct journal *j, uint64_t from, uint64_t upto,
+              struct commit **list, size_t *n)
+{
+  SCOPED_LOCK (&j->lock);
+
+  *n = 0;
+  *list = calloc (MAX (j->log.ncommits, (size_t) 1), sizeof **list);
+  if (*list == NULL)
+    return -1;
+  for (size_t i = 0; i < j->log.ncommits; i++) {
+    const struct commit *c = commits_at (j, i);
+
+    if (c->epoch > from && c->epoch <= upto) {
+      (*list)[*n] = *c;
+      (*list)[(*n)++].label = NULL;
+    }
+  }
+  return 0;
+}
+
+int
+journal_verify (struct journal *j, uint64_t from, uint64_t upto,
+                journal_progress_fn progress, void *opaque,
+                struct journal_damage *damage)
+{
+  CLEANUP_FREE struct commit *list = NULL;
+  struct checker check;
+  size_t n;
+  int r = 0;
+
+  if (commits_copy (j, from, upto, &list, &n) == -1 ||
+      checker_init (&check, j) == -1)
+    return -1;
+  check.damage = damage;
+  check.progress = progress;
+  check.opaque = opaque;
+  for (size_t i = 0; i < n; i++)
+    check.total += list[i].bytes;
+  for (size_t i = 0; i < n && r == 0; i++) {
+    check.checkpoint = list[i].epoch;
+    r = table_walk_record (j, list[i].seq, list[i].nparts, list[i].epoch,
+                           checker_item, &check, damage);
+  }
+  if (r == 0 && progress)
+    progress (opaque, check.total, check.total);
+  checker_free (&check);
+  return r;
+}
+
+/* --- Checkpoints --- */
+
+size_t
+journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
+                     size_t max)
+{
+  SCOPED_LOCK (&j->lock);
+  const struct journal_state *s = &j->state;
+  uint64_t from = s->watermark.id;
+  size_t n = 0;
+
+  if (!s->has_checkpoint)
+    return 0;
+  if (s->target > from)
+    from = s->target - 1;       /* the target itself is the first */
+  else {
+    if (n < max)
+      list[n] = s->watermark;
+    n++;
+  }
+  for (size_t i = 0; i < j->log.ncommits; i++) {
+    const struct commit *c = commits_at (j, i);
+
+    /* Tables are needed from the watermark on: behind one that is damaged
+     * nothing can be recovered to.
+     */
+    if (j->damaged && j->damage.checkpoint != 0 &&
+        c->epoch >= j->damage.checkpoint)
+      break;
+    if (c->kind != JOURNAL_REC_COMMIT || c->epoch <= from)
+      continue;
+    if (n < max) {
+      list[n] = (struct journal_checkpoint) {
+        .id = c->epoch, .time = c->time, .extents = c->extents,
+        .bytes = c->bytes,
+      };
+      if (c->label)
+        strncpy (list[n].label, c->label, JOURNAL_LABEL_MAX);
+    }
+    n++;
+  }
+  return n;
+}

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* nbdkit-mcbuf-plugin: a replica target for checkpointed virtual machines.
+ *
+ * The plugin is the secondary's end of a mirror.  What the primary's QEMU writes
+ * goes into the open epoch of a speculation buffer; a commit makes all sealed epochs
+ * durable at once; write-out copies them to the backing images behind the
+ * client's back; a promote throws away what was not committed.  All of that lives in
+ * replica/.  Here are nbdkit's callbacks, thin: parameters to replica_open,
+ * requests to replica_*, errno and one line of text back.
+ *
+ * nbdkit forks after .get_ready.  So .get_ready does everything that can fail because of
+ * the user (files, locks, the control socket's name), and .after_fork only starts threads.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "plugin/params.h"
+#include "replica/replica.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+#define CONTROL_EXPORT "mcbuf-control"
+
+static struct replica *replica;
+
+static void
+mcbuf_log (void *opaque, enum replica_log_level level, const char *line)
+{
+  (void) opaque;
+  if (level == REPLICA_LOG_ERROR)
+    nbdkit_error ("%s", line);
+  else
+    nbdkit_debug ("%s", line);
+}
+
+static void
+mcbuf_unload (void)
+{
+  /* Not reached on SIGKILL: then the next start finds out for itself. */
+  replica_close (replica);
+  replica = NULL;
+  params_free ();
+}
+
+static void
+mcbuf_dump_plugin (void)
+{
+  printf ("mcbuf_version=%s\n", PACKAGE_VERSION);
+  printf ("mcbuf_max_disks=%u\n", JOURNAL_MAX_DISKS);
+  printf ("mcbuf_default_journal_size=%" PRIu64 "\n",
+          REPLICA_DEFAULT_JOURNAL_SIZE);
+  printf ("mcbuf_default_buffer=%" PRIu64 "\n", REPLICA_DEFAULT_BUFFER);
+  printf ("mcbuf_control_export=%s\n", CONTROL_EXPORT);
+}
+
+static int
+mcbuf_get_ready (void)
+{
+  struct mcerror err;
+  struct replica_params p = params_replica ();
+
+  p.log = mcbuf_log;
+  if (replica_open (&p, &replica, &err) == -1) {
+    nbdkit_error ("%s", err.text);
+    return -1;
+  }
+  replica_set_shutdown (replica, nbdkit_shutdown);
+  return 0;
+}
+
+static int
+mcbuf_after_fork (void)
+{
+  if (replica_run (replica) == -1) {
+    nbdkit_error ("cannot start the replica's threads: %m");
+    return -1;
+  }
+  return 0;
+}
+
+/* --- connections ----------------------------------------------------------- */
+
+struct handle {
+  bool control;
+  struct replica_export export;
+  /* The control export: this connection's last reply, NUL-padded. */
+  pthread_mutex_t lock;
+  char *reply;
+};
+
+static int
+mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+  (void) readonly;
+  (void) is_tls;
+  for (unsigned i = 0; i < replica_ndisks (replica); i++) {
+    const char *name = replica_disk_name (replica, i);
+    char *promoted;
+
+    if (nbdkit_add_export (exports, name, "inlet") == -1)
+      return -1;
+    if (!replica_is_promoted (replica))
+      continue;
+    if (asprintf (&promoted, "%s@promoted", name) == -1) {
+      nbdkit_error ("asprintf: %m");
+      return -1;
+    }
+    int r = nbdkit_add_export (exports, promoted, "the disk, after a promote");
+    free (promoted);
+    if (r == -1)
+      return -1;
+  }
+  return nbdkit_add_export (exports, CONTROL_EXPORT, "control verbs");
+}
+
+static const char *
+mcbuf_default_export (int readonly, int is_tls)
+{
+  (void) readonly;
+  (void) is_tls;
+  return replica_disk_name (replica, 0);
+}
+
+static void *
+mcbuf_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  struct handle *h = calloc (1, sizeof *h);
+
+  (void) readonly;
+  if (name == NULL || h == NULL) {
+    nbdkit_error ("cannot open an export: %m");
+    goto error;
+  }
+  h->control = strcmp (name, CONTROL_EXPORT) == 0;
+  if (!h->control &&
+      replica_find_export (replica, name, &h->export) == -1) {
+    if (errno == ESHUTDOWN)
+      nbdkit_error ("export \"%s\" exists only after a promote", name);
+    else
+      nbdkit_error ("export \"%s\" is none of this replica's", name);
+    goto error;
+  }
+  if (pthread_mutex_init (&h->lock, NULL) != 0) {
+    nbdkit_error ("cannot make a lock for an export");
+    goto error;
+  }
+  replica_connections_add (replica, 1);
+  return h;
+
+ error:
+  free (h);
+  return NULL;
+}
+
+static void
+mcbuf_close (void *handle)
+{
+  struct handle *h = handle;
+
+  replica_connections_add (replica, -1);
+  (void) pthread_mutex_destroy (&h->lock);
+  free (h->reply);
+  free (h);
+}
+
+static int64_t
+mcbuf_get_size (void *handle)
+{
+  const struct handle *h = handle;
+
+  return h->control ? REPLICA_CONTROL_SIZE :
+    (int64_t) replica_disk_size (replica, h->export.disk);
+}
+
+static const char *
+mcbuf_export_description (void *handle)
+{
+  const struct handle *h = handle;
+
+  return h->control ? "mcbuf control verbs" :
+    h->export.view == REPLICA_PROMOTED ? "mcbuf disk, promoted" :
+    "mcbuf inlet";
+}
+
+static int
+mcbuf_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
+                  uint32_t *maximum)
+{
+  (void) handle;
+  *minimum = 1;
+  *preferred = 4096;
+  *maximum = 32 * 1024 * 1024;
+  return 0;
+}
+
+/* Only disks can do what is asked of disks. */
+static int
+is_disk (void *handle)
+{
+  return !((const struct handle *) handle)->control;
+}
+
+static int
+mcbuf_can_fua (void *handle)
+{
+  return is_disk (handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+}
+
+static int
+mcbuf_can_cache (void *handle)
+{
+  return is_disk (handle) ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_NONE;
+}
+
+static int
+mcbuf_can_multi_conn (void *handle)
+{
+  /* The control export keeps a reply for each connection. */
+  return is_disk (handle);
+}
+
+/* --- requests on a disk ---------------------------------------------------- */
+
+static int
+report (const struct handle *h, int r)
+{
+  if (r == -1) {
+    int errnum = errno;
+    char text[512];
+
+    replica_explain (replica, &h->export, errnum, text, sizeof text);
+    nbdkit_error ("%s", text);
+    nbdkit_set_error (errnum);
+  }
+  return r;
+}
+
+/* --- requests on the control export ----------------------------------------- */
+
+static int
+control_pread (struct handle *h, void *buf, uint32_t count, uint64_t offset)
+{
+  size_t len, n = 0;
+
+  pthread_mutex_lock (&h->lock);
+  len = h->reply ? strlen (h->reply) : 0;
+  if (offset < len)
+    n = len - offset < count ? len - offset : count;
+  if (n > 0)
+    memcpy (buf, h->reply + offset, n);
+  memset ((char *) buf + n, 0, count - n);
+  pthread_mutex_unlock (&h->lock);
+  return 0;
+}
+
+static int
+control_pwrite (struct handle *h, const void *buf, uint32_t count,
+                uint64_t offset)
+{
+  char *reply = NULL;
+  int r, errnum;
+
+  if (offset != 0) {
+    nbdkit_error ("a control request is written at offset 0");
+    nbdkit_set_error (EINVAL);
+    return -1;
+  }
+  r = replica_control (replica, false, buf, count, &reply);
+  errnum = errno;
+  pthread_mutex_lock (&h->lock);
+  free (h->reply);
+  h->reply = reply;
+  pthread_mutex_unlock (&h->lock);
+  if (r == -1) {
+    nbdkit_error ("control request refused: %s",
+                  reply ? reply : strerror (errnum));
+    nbdkit_set_error (errnum);
+  }
+  return r;
+}
+
+static int
+mcbuf_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
+             uint32_t flags)
+{
+  struct handle *h = handle;
+
+  (void) flags;
+  if (h->control)
+    return control_pread (h, buf, count, offset);
+  return report (h, replica_pread (replica, &h->export, buf, count, offset));
+}
+
+static unsigned
+replica_flags (uint32_t flags)
+{
+  return (flags & NBDKIT_FLAG_FUA ? REPLICA_FUA : 0) |
+    (flags & NBDKIT_FLAG_MAY_TRIM ? REPLICA_MAY_TRIM : 0) |
+    (flags & NBDKIT_FLAG_FAST_ZERO ? REPLICA_FAST_ZERO : 0);
+}
+
+static int
+mcbuf_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
+              uint32_t flags)
+{
+  struct handle *h = handle;
+
+  if (h->control)
+    return control_pwrite (h, buf, count, offset);
+  return report (h, replica_pwrite (replica, &h->export, buf, count, offset,
+                                    replica_flags (flags)));
+}
+
+static int
+mcbuf_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  struct handle *h = handle;
+  int r = replica_zero (replica, &h->export, count, offset,
+                        replica_flags (flags));
+
+  /* "Not fast" is an answer, and no error. */
+  if (r == -1 && flags & NBDKIT_FLAG_FAST_ZERO && errno == ENOTSUP) {
+    nbdkit_set_error (ENOTSUP);
+    return -1;
+  }
+  return report (h, r);
+}
+
+static int
+mcbuf_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  struct handle *h = handle;
+
+  /* A trimmed range reads as zeroes, here as in the backing image. */
+  return report (h, replica_zero (replica, &h->export, count, offset,
+                                  replica_flags (flags) | REPLICA_MAY_TRIM));
+}
+
+static int
+mcbuf_flush (void *handle, uint32_t flags)
+{
+  struct handle *h = handle;
+
+  (void) flags;
+  return report (h, replica_flush (replica, &h->export));
+}
+
+static int
+mcbuf_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  struct handle *h = handle;
+
+  (void) flags;
+  return report (h, replica_cache (replica, &h->export, count, offset));
+}
+
+struct extents {
+  struct nbdkit_extents *list;
+  bool failed;                  /* nbdkit has said why */
+};
+
+static int
+add_extent (void *opaque, uint64_t offset, uint64_t length, bool hole,
+            bool zero)
+{
+  struct extents *e = opaque;
+
+  if (nbdkit_add_extent (e->list, offset, length,
+                         (hole ? NBDKIT_EXTENT_HOLE : 0) |
+                         (zero ? NBDKIT_EXTENT_ZERO : 0)) == -1) {
+    e->failed = true;
+    return -1;
+  }
+  return 0;
+}
+
+static int
+mcbuf_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+               struct nbdkit_extents *extents)
+{
+  struct handle *h = handle;
+  struct extents e = { .list = extents };
+  int r;
+
+  (void) flags;
+  r = replica_extents (replica, &h->export, count, offset, add_extent, &e);
+  return e.failed ? r : report (h, r);
+}
+
+static struct nbdkit_plugin plugin = {
+  .name = "mcbuf",
+  .longname = "nbdkit replica target for checkpointed virtual machines",
+  .version = PACKAGE_VERSION,
+  .description = "Buffers a drive-mirror so that the disk is always recoverable to the last checkpoint",
+  .unload = mcbuf_unload,
+  .config = params_config,
+  .config_complete = params_complete,
+  .config_help = params_help,
+  .magic_config_key = "disk",
+  .dump_plugin = mcbuf_dump_plugin,
+  .get_ready = mcbuf_get_ready,
+  .after_fork = mcbuf_after_fork,
+  .list_exports = mcbuf_list_exports,
+  .default_export = mcbuf_default_export,
+  .open = mcbuf_open,
+  .close = mcbuf_close,
+  .get_size = mcbuf_get_size,
+  .export_description = mcbuf_export_description,
+  .block_size = mcbuf_block_size,
+  .can_trim = is_disk,
+  .can_zero = is_disk,
+  .can_fast_zero = is_disk,
+  .can_extents = is_disk,
+  .can_flush = is_disk,
+  .can_fua = mcbuf_can_fua,
+  .can_cache = mcbuf_can_cache,
+  .can_multi_conn = mcbuf_can_multi_conn,
+  .pread = mcbuf_pread,
+  .pwrite = mcbuf_pwrite,
+  .zero = mcbuf_zero,
+  .trim = mcbuf_trim,
+  .flush = mcbuf_flush,
+  .cache = mcbuf_cache,
+  .extents = mcbuf_extents,
+  .errno_is_preserved = 1,
+};
+
+NBDKIT_REGISTER_PLUGIN (plugin)

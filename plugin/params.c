@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "config.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "common/bytes.h"
+#include "plugin/params.h"
+
+#define NAME_CHARS \
+  "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+#define CHUNK (UINT64_C (1) << 20)
+#define MIN_BUFFER (8 * CHUNK)
+
+static struct disk_param {
+  char *name, *path;
+} disks[JOURNAL_MAX_DISKS];
+static struct replica_disk_params disk_params[JOURNAL_MAX_DISKS];
+static unsigned ndisks;
+static char *journal;
+static int64_t journal_size = -1, buffer = -1, size = -1;
+static bool baseline_trusted;
+
+static int
+add_disk (const char *value)
+{
+  size_t n = strspn (value, NAME_CHARS);
+  bool named = n > 0 && value[n] == ':';
+  const char *path = named ? value + n + 1 : value;
+  struct disk_param *d;
+
+  if (ndisks == JOURNAL_MAX_DISKS) {
+    nbdkit_error ("disk=%s: a replica has at most %u disks", value,
+                  JOURNAL_MAX_DISKS);
+    return -1;
+  }
+  if (named && n > JOURNAL_NAME_MAX) {
+    nbdkit_error ("disk=%s: a disk's name has at most %u characters", value,
+                  JOURNAL_NAME_MAX);
+    return -1;
+  }
+  if (named && n == strlen ("mcbuf-control") &&
+      strncmp (value, "mcbuf-control", n) == 0) {
+    nbdkit_error ("disk=%s: mcbuf-control is the name of the control export: choose another",
+                  value);
+    return -1;
+  }
+  if (path[0] == '\0') {
+    nbdkit_error ("disk=%s: the path of the backing image is missing", value);
+    return -1;
+  }
+  d = &disks[ndisks];
+  d->name = named ? strndup (value, n) : strdup ("");
+  d->path = nbdkit_absolute_path (path);
+  if (d->name == NULL || d->path == NULL) {
+    nbdkit_error ("disk=%s: %m", value);
+    free (d->name);
+    free (d->path);
+    return -1;
+  }
+  for (unsigned i = 0; i < ndisks; i++) {
+    const char *what = strcmp (disks[i].name, d->name) == 0 ? "name" :
+      strcmp (disks[i].path, d->path) == 0 ? "image" : NULL;
+
+    if (what) {
+      nbdkit_error ("disk=%s: this %s is given twice: each disk needs a NAME and an image of its own, disk=NAME:PATH",
+                    value, what);
+      free (d->name);
+      free (d->path);
+      return -1;
+    }
+  }
+  ndisks++;
+  return 0;
+}
+
+static int
+set_size (const char *key, const char *value, int64_t min, int64_t *result)
+{
+  int64_t n;
+
+  if (*result != -1) {
+    nbdkit_error ("%s= is given twice", key);
+    return -1;
+  }
+  n = nbdkit_parse_size (value);
+  if (n == -1)
+    return -1;
+  if (n < min) {
+    nbdkit_error ("%s=%s is too small: at least %" PRIi64 " bytes are needed",
+                  key, value, min);
+    return -1;
+  }
+  *result = n;
+  return 0;
+}
+
+int
+params_config (const char *key, const char *value)
+{
+  if (strcmp (key, "disk") == 0)
+    return add_disk (value);
+  if (strcmp (key, "journal") == 0) {
+    if (journal) {
+      nbdkit_error ("journal= is given twice");
+      return -1;
+    }
+    if (value[0] == '\0') {
+      nbdkit_error ("journal= needs the name of a directory");
+      return -1;
+    }
+    journal = nbdkit_absolute_path (value);
+    return journal ? 0 : -1;
+  }
+  if (strcmp (key, "journal-size") == 0) {
+    if (set_size (key, value, JOURNAL_MIN_SIZE, &journal_size) == -1)
+      return -1;
+    if ((uint64_t) journal_size > JOURNAL_MAX_SIZE) {
+      nbdkit_error ("journal-size=%s is too large: at most 16T", value);
+      return -1;
+    }
+    journal_size = ROUND_UP ((uint64_t) journal_size, CHUNK);
+    return 0;
+  }
+  if (strcmp (key, "buffer") == 0)
+    return set_size (key, value, MIN_BUFFER, &buffer);
+  if (strcmp (key, "size") == 0)
+    return set_size (key, value, 1, &size);
+  if (strcmp (key, "baseline") == 0) {
+    if (strcmp (value, "trusted") != 0) {
+      nbdkit_error ("baseline=%s: only baseline=trusted is known", value);
+      return -1;
+    }
+    if (baseline_trusted) {
+      nbdkit_error ("baseline= is given twice");
+      return -1;
+    }
+    baseline_trusted = true;
+    return 0;
+  }
+  nbdkit_error ("unknown parameter \"%s\": see nbdkit mcbuf --help", key);
+  return -1;
+}
+
+int
+params_complete (void)
+{
+  if (ndisks == 0) {
+    nbdkit_error ("a backing image is needed: nbdkit mcbuf [disk=][NAME:]PATH");
+    return -1;
+  }
+  if (journal == NULL) {
+    if (ndisks > 1) {
+      nbdkit_error ("journal=DIR is needed with more than one disk");
+      return -1;
+    }
+    if (asprintf (&journal, "%s.mcbuf", disks[0].path) == -1) {
+      journal = NULL;
+      nbdkit_error ("asprintf: %m");
+      return -1;
+    }
+  }
+  for (unsigned i = 0; i < ndisks; i++)
+    disk_params[i] = (struct replica_disk_params) {
+      .name = disks[i].name, .path = disks[i].path,
+      .create = size != -1, .size = size != -1 ? (uint64_t) size : 0,
+    };
+  return 0;
+}
+
+struct replica_params
+params_replica (void)
+{
+  return (struct replica_params) {
+    .fs = &io_posix,
+    .dir = journal,
+    .disks = disk_params,
+    .ndisks = ndisks,
+    .journal_size = journal_size == -1 ? 0 : (uint64_t) journal_size,
+    .buffer = buffer == -1 ? 0 : (uint64_t) buffer,
+    .baseline_trusted = baseline_trusted,
+    .shared = true,
+    .control = true,
+  };
+}
+
+void
+params_free (void)
+{
+  for (unsigned i = 0; i < ndisks; i++) {
+    free (disks[i].name);
+    free (disks[i].path);
+  }
+  ndisks = 0;
+  free (journal);
+  journal = NULL;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The plugin's parameters, from nbdkit's command line to struct replica_params. */
+#ifndef MCBUF_PLUGIN_PARAMS_H
+#define MCBUF_PLUGIN_PARAMS_H
+
+#include "replica/replica.h"
+
+#define params_help \
+  "[disk=][NAME:]PATH     (required) Backing image of a disk; may be repeated\n" \
+  "                       with different NAMEs.\n" \
+  "journal=DIR            Journal directory (default: PATH.mcbuf).\n" \
+  "journal-size=SIZE      Size of a new journal (default: 1G).\n" \
+  "buffer=SIZE            Staging memory (default: 256M).\n" \
+  "size=SIZE              Create missing backing images with this size.\n" \
+  "baseline=trusted       A new journal's images already equal the primary's."
+
+/* nbdkit's .config and .config_complete. */
+extern int params_config (const char *key, const char *value);
+extern int params_complete (void);
+
+/* What they add up to; its strings are good until params_free. */
+extern struct replica_params params_replica (void);
+extern void params_free (void);
+
+#endif /* MCBUF_PLUGIN_PARAMS_H */

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Who may do what now: exports, states, generations. */
+#include "config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "replica/internal.h"
+
+static int
+find_disk (struct replica *r, const char *name, size_t len, unsigned *disk)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (strlen (r->disks[i].name) == len &&
+        memcmp (r->disks[i].name, name, len) == 0) {
+      *disk = i;
+      return 0;
+    }
+  errno = ENOENT;
+  return -1;
+}
+
+/* The digits after "@g".  No leading zero, so that a generation has one name. */
+static int
+parse_generation (const char *text, uint64_t *generation)
+{
+  uint64_t g = 0;
+
+  if (*text < '1' || *text > '9')
+    goto bad;
+  for (; *text; text++) {
+    if (!isdigit ((unsigned char) *text) ||
+        __builtin_mul_overflow (g, 10, &g) ||
+        __builtin_add_overflow (g, *text - '0', &g))
+      goto bad;
+  }
+  *generation = g;
+  return 0;
+
+ bad:
+  errno = ENOENT;
+  return -1;
+}
+
+int
+replica_find_export (struct replica *r, const char *name,
+                     struct replica_export *export)
+{
+  const char *at = strchr (name, '@');
+  size_t len = at ? (size_t) (at - name) : strlen (name);
+  struct replica_export e = { .view = REPLICA_INLET };
+  SCOPED_LOCK (&r->lock);
+
+  if (find_disk (r, name, len, &e.disk) == -1) {
+    /* A replica of one disk answers to the default export too. */
+    if (len > 0 || r->ndisks != 1)
+      return -1;
+    e.disk = 0;
+  }
+  e.fence = r->fence;
+  if (at && strcmp (at, "@promoted") == 0) {
+    e.view = REPLICA_PROMOTED;
+    if (r->state != JOURNAL_PROMOTED) {
+      errno = ESHUTDOWN;
+      return -1;
+    }
+  }
+  else if (at && strncmp (at, "@g", 2) == 0) {
+    if (parse_generation (at + 2, &e.generation) == -1)
+      return -1;
+  }
+  else if (at) {
+    errno = ENOENT;
+    return -1;
+  }
+  *export = e;
+  return 0;
+}
+
+int
+admit_locked (struct replica *r, const struct replica_export *e, bool write)
+{
+  assert_locked (r);
+  if (r->stopping) {
+    errno = ESHUTDOWN;
+    return -1;
+  }
+  if (e->view == REPLICA_PROMOTED) {
+    if (r->state == JOURNAL_PROMOTED)
+      return 0;
+    errno = r->state == JOURNAL_FAILED ? EIO : ESHUTDOWN;
+    return -1;
+  }
+  if (r->state == JOURNAL_PROMOTED || e->fence < r->fence ||
+      (e->generation != 0 && e->generation != r->generation)) {
+    errno = ESHUTDOWN;
+    return -1;
+  }
+  switch (r->state) {
+  case JOURNAL_SYNCING:
+  case JOURNAL_PROTECTED:
+  case JOURNAL_RESYNCING:
+    return 0;
+  case JOURNAL_STALE:
+    /* What is left can be read, unless that would show an old block in the
+     * place of an acknowledged newer one.
+     */
+    if (!write && !r->lost)
+      return 0;
+    break;
+  case JOURNAL_PROMOTED:
+  case JOURNAL_FAILED:
+    break;
+  }
+  errno = EIO;
+  return -1;
+}
+
+void
+replica_explain (struct replica *r, const struct replica_export *e, int errnum,
+                 char *text, size_t size)
+{
+  SCOPED_LOCK (&r->lock);
+  const char *name = r->disks[e->disk].name;
+
+  if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&
+      (e->generation != 0 && e->generation != r->generation))
+    snprintf (text, size, "inlet \"%s@g%" PRIu64 "\" is shut: it belongs to generation %" PRIu64
+              ", the replica is in generation %" PRIu64, name, e->generation,
+              e->generation, r->generation);
+  else if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&
+           r->state == JOURNAL_PROMOTED)
+    snprintf (text, size, "inlet \"%s\" of generation %" PRIu64
+              " is shut: this copy was promoted to generation %" PRIu64
+              " and is the disk now", name, r->generation - 1, r->generation);
+  else if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&
+           e->fence < r->fence)
+    snprintf (text, size, "inlet \"%s\" is shut to connections from before the resync "
+              "(generation %" PRIu64 "): connect anew and mirror in full", name,
+              r->generation);
+  else if (errnum == EIO && r->state != JOURNAL_SYNCING &&
+           r->state != JOURNAL_PROTECTED && r->state != JOURNAL_PROMOTED)
+    snprintf (text, size, "disk \"%s\": replica is %s: %s", name,
+              replica_state_word (r->state), r->reason);
+  else
+    snprintf (text, size, "disk \"%s\": %s", name, strerror (errnum));
+}
+
+int
+route_begin (struct replica *r, const struct replica_export *e,
+             enum route *route)
+{
+  bool again;
+  SCOPED_LOCK (&r->lock);
+
+  do {
+    again = false;
+    if (admit_locked (r, e, true) == -1)
+      return -1;
+    if (r->closing || (r->drain_hold && r->state == JOURNAL_PROMOTED)) {
+      pthread_cond_wait (&r->changed, &r->lock);
+      again = true;
+    }
+  } while (again);
+
+  if (r->state == JOURNAL_PROMOTED && r->direct)
+    *route = ROUTE_DIRECT;
+  else if (r->state == JOURNAL_SYNCING && !r->closed)
+    *route = ROUTE_THROUGH;
+  else
+    *route = ROUTE_SPECULATE;
+
+  if (*route == ROUTE_SPECULATE)
+    r->journaled++;
+  else
+    r->through++;
+  return 0;
+}
+
+void
+route_end (struct replica *r, enum route route)
+{
+  SCOPED_LOCK (&r->lock);
+  unsigned *count = route == ROUTE_SPECULATE ? &r->journaled : &r->through;
+
+  assert (*count > 0);
+  if (--*count == 0 && r->want_idle > 0)
+    pthread_cond_broadcast (&r->changed);
+}

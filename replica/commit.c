@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Seal and commit.
+ *
+ * A seal is a swap under the lock.  A commit holds the turn: it seals if asked, lets the journal
+ * make everything up to the epoch durable, and only then moves the epochs from the speculation
+ * buffer to the write-out buffer and answers.  The first commit of a copy also
+ * makes the backing images durable, before its record.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+
+/* --- seal ------------------------------------------------------------------ */
+
+static void
+change_epochs (struct journal_state *state, void *opaque)
+{
+  state_epoch (state, *(uint64_t *) opaque);
+}
+
+static void
+change_closed (struct journal_state *state, void *opaque)
+{
+  uint64_t sealed = *(uint64_t *) opaque;
+
+  state_epoch (state, sealed + 1);
+  state->closed = true;
+  state->watermark.id = sealed;         /* what the images will hold when they are durable */
+}
+
+static int
+refuse_state_locked (struct replica *r, const char *what, struct mcerror *err)
+{
+  errno = r->state == JOURNAL_FAILED ? EIO :
+    r->state == JOURNAL_PROMOTED ? ESHUTDOWN : EPERM;
+  return mcerror_set (err, MCEXIT_REFUSED, "cannot %s: replica is %s: %s",
+                      what, replica_state_word (r->state), r->reason);
+}
+
+static bool
+takes_writes (enum journal_replica_state state)
+{
+  return state == JOURNAL_SYNCING || state == JOURNAL_PROTECTED ||
+    state == JOURNAL_RESYNCING;
+}
+
+/* Close the open epoch.  With PROMOTED that of a promoted disk. */
+static int
+seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
+{
+  uint64_t open;
+  bool close_copy;
+
+  if (make_dirty (r) == -1)
+    return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the journal failed: %m");
+
+ again:
+  {
+    SCOPED_LOCK (&r->lock);
+
+    while (r->closing)
+      pthread_cond_wait (&r->changed, &r->lock);
+    if (promoted ? r->state != JOURNAL_PROMOTED : !takes_writes (r->state))
+      return refuse_state_locked (r, "seal", err);
+    open = speculation_open_number (r->spec);
+    if (open + 1 <= r->epoch_limit && speculation_seal (r->spec) == 0) {
+      close_copy = r->state == JOURNAL_SYNCING && !r->closed;
+      r->closing = close_copy;
+      if (close_copy)
+        r->closed_epoch = open;
+      journal_seal (r->journal, open);
+      if (speculation_spares_wanted (r->spec) > 0 ||
+          open + 256 > r->epoch_limit)
+        pthread_cond_signal (&r->chores);
+      goto sealed;
+    }
+  }
+  if (replica_prepare_seal (r) == -1)
+    return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: %m");
+  goto again;
+
+ sealed:
+  if (close_copy) {
+    /* Writes wait meanwhile: none may be acknowledged as speculation before
+     * a restart would know that the copy was closed.
+     */
+    int result = journal_record (r->journal, JOURNAL_REC_STATE, change_closed,
+                                 &open);
+    int saved = errno;
+
+    {
+      SCOPED_LOCK (&r->lock);
+      r->closing = false;
+      r->closed = true;
+      pthread_cond_broadcast (&r->changed);
+    }
+    if (result == -1) {
+      replica_fail (r, "sealing the first copy", saved);
+      errno = EIO;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot seal: the journal failed: %s",
+                          strerror (saved));
+    }
+  }
+  *sealed = open;
+  return 0;
+}
+
+int
+replica_prepare_seal (struct replica *r)
+{
+  uint64_t open, limit;
+  unsigned wanted;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    open = speculation_open_number (r->spec);
+    limit = r->epoch_limit;
+    wanted = speculation_spares_wanted (r->spec);
+  }
+  while (wanted-- > 0) {
+    struct epoch *e = epoch_new ();
+
+    if (e == NULL)
+      return -1;
+    SCOPED_LOCK (&r->lock);
+    speculation_restock (r->spec, e);
+  }
+  if (open + 512 > limit) {
+    struct journal_state state;
+
+    if (journal_record (r->journal, JOURNAL_REC_STATE, change_epochs,
+                        &open) == -1) {
+      replica_fail (r, "reserving epoch numbers", errno);
+      errno = EIO;
+      return -1;
+    }
+    journal_get_state (r->journal, &state);
+    SCOPED_LOCK (&r->lock);
+    r->epoch_limit = MAX (r->epoch_limit, state.epoch_limit);
+  }
+  return 0;
+}
+
+int
+replica_seal (struct replica *r, uint64_t *sealed, struct mcerror *err)
+{
+  return seal (r, false, sealed, err);
+}
+
+/* --- commit ------------------------------------------------------------------ */
+
+struct commit_change {
+  struct journal_commit *commit;
+  struct journal_checkpoint *checkpoint;
+  uint64_t open;
+};
+
+static void
+change_commit (struct journal_state *state, void *opaque)
+{
+  struct commit_change *c = opaque;
+
+  state_epoch (state, c->open);
+  c->checkpoint->extents = c->commit->extents;
+  c->checkpoint->bytes = c->commit->bytes;
+  state->checkpoint = *c->checkpoint;
+  if (!state->has_checkpoint) {
+    /* The images hold the copy up to watermark.id; later epochs that this
+     * commit swept in are still to be written out, and nothing before them is a checkpoint.
+     */
+    if (state->watermark.id == c->checkpoint->id)
+      state->watermark = *c->checkpoint;
+    state->target = c->checkpoint->id;
+  }
+  state->has_checkpoint = true;
+  state->state = JOURNAL_PROTECTED;
+}
+
+static void
+change_promoted_commit (struct journal_state *state, void *opaque)
+{
+  state_epoch (state, *(uint64_t *) opaque);
+}
+
+/* Durable: the epochs change buffers. */
+static void
+committed_locked (struct replica *r, uint64_t number)
+{
+  struct epoch *taken = speculation_take (r->spec, number);
+
+  if (writeout_is_empty (r->wo) && r->backlog_since == 0)
+    r->backlog_since = host_monotonic_ns ();
+  writeout_add (r->wo, number, taken);
+  pthread_cond_signal (&r->work);
+}
+
+/* The first copy is whole: wait for writes that were still on their way to
+ * the images when it was closed, then make the images durable.
+ */
+static int
+finish_copy (struct replica *r, struct mcerror *err)
+{
+  {
+    SCOPED_LOCK (&r->lock);
+
+    r->want_idle++;
+    while (r->through > 0)
+      pthread_cond_wait (&r->changed, &r->lock);
+    r->want_idle--;
+    if (r->state != JOURNAL_SYNCING)
+      return refuse_state_locked (r, "commit", err);
+  }
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (backing_flush (r->disks[i].backing) == -1) {
+      int saved = errno;
+
+      replica_hole (r, saved, backing_path (r->disks[i].backing));
+      errno = EIO;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot commit: %s: cannot make the first copy durable: %s: "
+                          "mend the cause, then use resync overwrite",
+                          backing_path (r->disks[i].backing),
+                          strerror (saved));
+    }
+  return 0;
+}
+
+/* With the turn.  1: already committed, *ANSWER says so. */
+static int
+check_commit (struct replica *r, const struct commit_request *req,
+              struct commit_answer *answer, struct mcerror *err)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if (!takes_writes (r->state))
+    return refuse_state_locked (r, "commit", err);
+  if (req->generation != 0 && req->generation != r->generation) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot commit: generation %" PRIu64 " was asked for, the replica is in "
+                        "generation %" PRIu64 ": another copy has taken over since",
+                        req->generation, r->generation);
+  }
+  if (!req->has_epoch)
+    return 0;
+  if (r->has_checkpoint && req->epoch <= r->checkpoint.id) {
+    *answer = (struct commit_answer) { .checkpoint = r->checkpoint.id,
+                                       .epoch = req->epoch };
+    return 1;
+  }
+  if (req->epoch <= r->void_epoch) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot commit: epoch %" PRIu64 " was discarded: commit without an epoch once "
+                        "the new copy is whole", req->epoch);
+  }
+  if (req->epoch >= speculation_open_number (r->spec)) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot commit: epoch %" PRIu64 " is not sealed (epoch %" PRIu64
+                        " is open): seal first, or commit without an epoch",
+                        req->epoch, speculation_open_number (r->spec));
+  }
+  return 0;
+}
+
+static void
+note_latency_locked (struct replica *r, uint64_t us)
+{
+  r->latency[r->nlatency++ % LATENCIES] = us;
+}
+
+static int
+commit_turn (struct replica *r, const struct commit_request *req,
+             uint64_t since, struct commit_answer *answer,
+             struct mcerror *err)
+{
+  struct journal_checkpoint cp = { .time = host_time_ns () };
+  struct journal_commit commit = { .kind = JOURNAL_REC_COMMIT };
+  struct commit_change change = { .commit = &commit, .checkpoint = &cp };
+  bool first;
+  int result = check_commit (r, req, answer, err);
+
+  if (result != 0)
+    return result == 1 ? 0 : -1;
+  cp.id = req->epoch;
+  if (!req->has_epoch && seal (r, false, &cp.id, err) == -1)
+    return -1;
+  if (req->label)
+    strncpy (cp.label, req->label, JOURNAL_LABEL_MAX);
+  {
+    SCOPED_LOCK (&r->lock);
+    first = r->state == JOURNAL_SYNCING;
+    change.open = speculation_open_number (r->spec);
+  }
+  if (make_dirty (r) == -1)
+    return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: the journal failed: %m");
+  if (first && finish_copy (r, err) == -1)
+    return -1;
+
+  /* A hole that came to light meanwhile voids what was sealed before it: the
+   * refused write may be the one that this epoch lacks.
+   */
+  {
+    SCOPED_LOCK (&r->lock);
+    if (!takes_writes (r->state))
+      return refuse_state_locked (r, "commit", err);
+  }
+  commit.epoch = cp.id;
+  commit.change = change_commit;
+  commit.opaque = &change;
+  if (journal_do_commit (r->journal, &commit) == -1) {
+    int saved = errno;
+
+    replica_fail (r, "committing", saved);
+    errno = EIO;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "checkpoint %" PRIu64 " is not acknowledged: %s/journal: %s: "
+                        "the replica has failed", cp.id, r->dir,
+                        strerror (saved));
+  }
+
+  SCOPED_LOCK (&r->lock);
+  r->checkpoint = cp;
+  r->has_checkpoint = true;
+  if (takes_writes (r->state) && r->state != JOURNAL_PROTECTED) {
+    r->state = JOURNAL_PROTECTED;
+    set_reason_locked (r, "%s", "");
+  }
+  if (first && r->closed_epoch == cp.id)
+    r->written_out = cp.id;     /* the images hold it already */
+  committed_locked (r, cp.id);
+  answer->checkpoint = cp.id;
+  answer->epoch = cp.id;
+  answer->extents = commit.extents;
+  answer->bytes = commit.bytes;
+  answer->latency_us = (host_monotonic_ns () - since) / 1000;
+  note_latency_locked (r, answer->latency_us);
+  house_checkpoint_locked (r, &cp);
+  return 0;
+}
+
+int
+replica_commit (struct replica *r, const struct commit_request *req,
+                struct commit_answer *answer, struct mcerror *err)
+{
+  uint64_t since = host_monotonic_ns ();
+  int result, saved;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    turn_begin_locked (r);
+  }
+  result = commit_turn (r, req, since, answer, err);
+  saved = errno;
+  {
+    SCOPED_LOCK (&r->lock);
+    turn_end_locked (r);
+  }
+  errno = saved;
+  return result;
+}
+
+/* --- flush of a promoted disk --------------------------------------------------- */
+
+static int
+flush_turn (struct replica *r)
+{
+  struct speculation_stat stat;
+  struct journal_commit commit = { .kind = JOURNAL_REC_PROMOTED_COMMIT };
+  uint64_t sealed, open;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    speculation_get_stat (r->spec, &stat);
+    if (stat.extents == 0)
+      return 0;
+  }
+  if (seal (r, true, &sealed, NULL) == -1)
+    return -1;
+  open = sealed + 1;
+  commit.epoch = sealed;
+  commit.change = change_promoted_commit;
+  commit.opaque = &open;
+  if (journal_do_commit (r->journal, &commit) == -1) {
+    replica_fail (r, "flushing promoted writes", errno);
+    errno = EIO;
+    return -1;
+  }
+  SCOPED_LOCK (&r->lock);
+  committed_locked (r, sealed);
+  return 0;
+}
+
+int
+promoted_flush (struct replica *r)
+{
+  int result, saved;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    turn_begin_locked (r);
+  }
+  result = flush_turn (r);
+  saved = errno;
+  {
+    SCOPED_LOCK (&r->lock);
+    turn_end_locked (r);
+  }
+  errno = saved;
+  return result;
+}

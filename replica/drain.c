@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* From maps to backing images: newest wins (the map sees to that), in disk
+ * order, neighbours in one pwritev, data from RAM where it is still there.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+
+#define BATCH_BYTES (1u << 20)
+#define BATCH_PIECES 256
+
+/* One transfer in the making. */
+struct batch {
+  struct drain *d;
+  unsigned disk;
+  uint64_t offset, length;
+  int niov;
+  unsigned npins;
+  struct iovec iov[BATCH_PIECES];
+  uint32_t pin[BATCH_PIECES];
+  uint8_t *bounce;              /* BATCH_BYTES: for what is not in RAM */
+  size_t bounced;
+};
+
+static void
+batch_reset (struct batch *b)
+{
+  int saved = errno;
+
+  for (unsigned i = 0; i < b->npins; i++)
+    journal_unpin (b->d->journal, b->pin[i]);
+  b->npins = 0;
+  b->niov = 0;
+  b->length = 0;
+  b->bounced = 0;
+  errno = saved;
+}
+
+static int
+batch_write (struct batch *b)
+{
+  struct drain *d = b->d;
+  uint64_t length = b->length;
+  int result = 0;
+
+  if (length > 0) {
+    struct backing *image = d->disks[b->disk].backing;
+
+    result = backing_pwritev (image, b->iov, b->niov, b->offset);
+    if (result == -1)
+      d->failed_path = backing_path (image);
+  }
+  batch_reset (b);
+  if (result == 0 && length > 0) {
+    d->written += length;
+    if (d->progress)
+      result = d->progress (d->opaque, length);
+  }
+  return result;
+}
+
+/* LEN bytes at SKIP of image LOC, by reference or by copy. */
+static const void *
+fetch (struct batch *b, uint32_t loc, uint32_t skip, uint32_t len)
+{
+  struct drain *d = b->d;
+  uint32_t n = 1;
+  const uint8_t *mem = journal_pin (d->journal, loc, &n, d->load, &d->damage);
+  uint8_t *copy;
+
+  if (mem) {
+    b->pin[b->npins++] = loc;
+    return mem + skip;
+  }
+  if (d->load && errno == EBADMSG)
+    return NULL;
+  copy = b->bounce + b->bounced;
+  if (journal_read (d->journal, loc, skip, len, copy, &d->damage) == -1)
+    return NULL;
+  b->bounced += len;
+  return copy;
+}
+
+static int
+add_data (struct batch *b, const struct map_run *run)
+{
+  uint64_t offset = run->sector * MAP_SECTOR;
+  uint64_t length = run->nsectors * MAP_SECTOR;
+  uint64_t size = b->d->disks[run->disk].size;
+  const void *mem;
+
+  length = MIN (length, size - offset);         /* the last sector may be short */
+  if (b->length > 0 &&
+      (b->disk != run->disk || b->offset + b->length != offset ||
+       b->niov == BATCH_PIECES || b->npins == BATCH_PIECES ||
+       b->length + length > BATCH_BYTES) &&
+      batch_write (b) == -1)
+    return -1;
+  mem = fetch (b, run->loc, offset % JOURNAL_BLOCK, length);
+  if (mem == NULL)
+    return -1;
+  if (b->length == 0) {
+    b->disk = run->disk;
+    b->offset = offset;
+  }
+  if (b->niov > 0 && (const uint8_t *) b->iov[b->niov - 1].iov_base +
+      b->iov[b->niov - 1].iov_len == mem)
+    b->iov[b->niov - 1].iov_len += length;
+  else
+    b->iov[b->niov++] = (struct iovec) {
+      .iov_base = (void *) (uintptr_t) mem, .iov_len = length };
+  b->length += length;
+  return 0;
+}
+
+static int
+add_zero (struct batch *b, const struct map_run *run)
+{
+  struct disk *disk = &b->d->disks[run->disk];
+  uint64_t offset = run->sector * MAP_SECTOR;
+  uint64_t length = MIN (run->nsectors * MAP_SECTOR, disk->size - offset);
+
+  if (batch_write (b) == -1)
+    return -1;
+  if (backing_zero (disk->backing, length, offset, run->may_trim,
+                    false) == -1) {
+    b->d->failed_path = backing_path (disk->backing);
+    return -1;
+  }
+  return b->d->progress ? b->d->progress (b->d->opaque, 0) : 0;
+}
+
+int
+drain_map (struct drain *d, const struct map *map)
+{
+  CLEANUP_FREE struct map_run *runs = NULL;
+  CLEANUP_FREE struct batch *b = NULL;
+  CLEANUP_FREE uint8_t *bounce = NULL;
+  bool touched[JOURNAL_MAX_DISKS] = { false };
+  size_t n;
+  int result = 0;
+
+  d->failed_path = NULL;
+  if (map_sorted (map, &runs, &n) == -1)
+    return -1;
+  if (n == 0)
+    return 0;
+  b = calloc (1, sizeof *b);
+  bounce = malloc (BATCH_BYTES);
+  if (b == NULL || bounce == NULL)
+    return -1;
+  b->d = d;
+  b->bounce = bounce;
+  for (size_t i = 0; i < n && result == 0; i++) {
+    touched[runs[i].disk] = true;
+    result = runs[i].zero ? add_zero (b, &runs[i]) : add_data (b, &runs[i]);
+  }
+  if (result == 0)
+    result = batch_write (b);
+  else
+    batch_reset (b);
+  for (unsigned i = 0; i < d->ndisks && result == 0; i++)
+    if (touched[i] && backing_flush (d->disks[i].backing) == -1) {
+      d->failed_path = backing_path (d->disks[i].backing);
+      result = -1;
+    }
+  return result;
+}
+
+struct replay {
+  struct epoch *epoch;
+  uint64_t newest;
+};
+
+static int
+replay_extent (void *opaque, uint64_t epoch, const struct journal_extent *ext)
+{
+  struct replay *p = opaque;
+
+  p->newest = MAX (p->newest, epoch);
+  p->epoch->extents++;
+  p->epoch->bytes += (uint64_t) ext->nsectors * JOURNAL_SECTOR;
+  return ext->flags & JOURNAL_ZERO ?
+    map_zero (p->epoch->map, ext->disk, ext->sector, ext->nsectors,
+              ext->flags & JOURNAL_MAY_TRIM) :
+    map_put (p->epoch->map, ext->disk, ext->sector, ext->nsectors, ext->block);
+}
+
+int
+replay_map (struct journal *j, uint64_t from, uint64_t upto, struct epoch *e,
+            uint64_t *newest, struct journal_damage *damage)
+{
+  struct replay p = { .epoch = e };
+
+  if (journal_replay (j, from, upto, replay_extent, &p, damage) == -1)
+    return -1;
+  *newest = MAX (*newest, p.newest);
+  return 0;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* JSON that more than one file of replica/ writes. */
+#ifndef MCBUF_REPLICA_JSON_H
+#define MCBUF_REPLICA_JSON_H
+
+#include <jansson.h>
+
+#include "journal/journal.h"
+
+/* A new reference, NULL without memory. */
+extern json_t *checkpoint_json (const struct journal_checkpoint *cp);
+/* JSON (may be NULL; its reference is taken) as one line, malloced.  NULL with ENOMEM. */
+extern char *json_line (json_t *json);
+
+#endif /* MCBUF_REPLICA_JSON_H */

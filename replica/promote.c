@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Promote, online: discard speculation, raise the generation, and make a
+ * checkpoint the disk.
+ *
+ * The PROMOTE record decides.  Before it nothing has happened; after it every inlet is shut, and a
+ * restart or mcbuf-recover finishes what was begun.  The backlog is not touched: it drains behind.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+#include "replica/recover.h"
+
+struct promote_change {
+  struct journal_checkpoint checkpoint;
+  uint64_t open, epochs, bytes;
+  uint64_t generation;          /* out */
+};
+
+static void
+change_promote (struct journal_state *state, void *opaque)
+{
+  struct promote_change *c = opaque;
+
+  state_epoch (state, c->open);
+  state->state = JOURNAL_PROMOTED;
+  state->generation++;
+  state->checkpoint = c->checkpoint;
+  state->discarded_epochs = c->epochs;
+  state->discarded_bytes = c->bytes;
+  state->void_epoch = c->open - 1;
+  state->drained = false;
+  state->clean = false;
+  c->generation = state->generation;
+}
+
+static void
+answer_locked (struct replica *r, struct promote_answer *answer)
+{
+  answer->checkpoint = r->checkpoint;
+  answer->discarded_epochs = r->discarded_epochs;
+  answer->discarded_bytes = r->discarded_bytes;
+  answer->generation = r->generation;
+  answer->drained = r->direct;
+}
+
+/* Which checkpoint?  With the turn, without the lock. */
+static int
+choose (struct replica *r, const char *to, struct journal_checkpoint *chosen,
+        struct mcerror *err)
+{
+  size_t n = journal_checkpoints (r->journal, NULL, 0);
+  CLEANUP_FREE struct journal_checkpoint *list = NULL;
+
+  if (to == NULL) {
+    SCOPED_LOCK (&r->lock);
+    *chosen = r->checkpoint;
+    return 0;
+  }
+  list = calloc (n + 1, sizeof *list);
+  if (list == NULL)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot list checkpoints: %m");
+  n = MIN (n, journal_checkpoints (r->journal, list, n));
+  return recover_choose (list, n, to, chosen, err);
+}
+
+/* Commits after CHOSEN are void: the write-out buffer is built anew from
+ * those that are not.  Write-out is held and not in a cycle.
+ */
+static int
+rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
+{
+  struct writeout *fresh = writeout_new (), *old;
+  struct epoch *e = epoch_new ();
+  struct journal_damage damage;
+  struct journal_state state;
+  uint64_t newest = chosen;
+
+  journal_get_state (r->journal, &state);
+  if (fresh == NULL || e == NULL ||
+      replay_map (r->journal, state.watermark.id, chosen, e, &newest, &damage) == -1) {
+    mcerror_set (err, errno == EBADMSG ? MCEXIT_DAMAGE : MCEXIT_USAGE,
+                 "cannot rebuild checkpoint %" PRIu64 ": %m", chosen);
+    writeout_free (fresh);
+    epoch_free (e);
+    return -1;
+  }
+  writeout_add (fresh, chosen, e);
+  {
+    SCOPED_LOCK (&r->lock);
+    old = r->wo;
+    r->wo = fresh;
+  }
+  quiesce (r);
+  writeout_free (old);
+  return 0;
+}
+
+/* Drop the speculation buffer.  The journal has made it void. */
+int
+discard_speculation (struct replica *r)
+{
+  struct epoch *taken = NULL;
+
+  while (taken == NULL) {
+    {
+      SCOPED_LOCK (&r->lock);
+      taken = speculation_take_all (r->spec,
+                                    speculation_open_number (r->spec) + 1);
+      if (taken)
+        r->void_epoch = speculation_open_number (r->spec) - 1;
+    }
+    if (taken == NULL) {
+      struct epoch *spare = epoch_new ();
+
+      if (spare == NULL)
+        return -1;
+      SCOPED_LOCK (&r->lock);
+      speculation_restock (r->spec, spare);
+    }
+  }
+  quiesce (r);
+  while (taken) {
+    struct epoch *older = taken->older;
+
+    epoch_free (taken);
+    taken = older;
+  }
+  return journal_discard (r->journal);
+}
+
+/* Keep the write-out thread from beginning a cycle, and wait for the one it is in. */
+static void
+hold_writeout (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  r->hold_writeout = true;
+  while (r->writing_out && r->wo_error[0] == '\0' && !r->stopping)
+    pthread_cond_wait (&r->changed, &r->lock);
+}
+
+static void
+release_writeout (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  r->hold_writeout = false;
+  pthread_cond_signal (&r->work);
+}
+
+static int
+check_promote (struct replica *r, const char *to,
+               struct promote_answer *answer, struct mcerror *err)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if (r->state == JOURNAL_PROMOTED) {
+    struct journal_checkpoint chosen;
+
+    if (to && recover_choose (&r->checkpoint, 1, to, &chosen, NULL) == -1) {
+      errno = ESHUTDOWN;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot promote to %s: replica is promoted already, to checkpoint %" PRIu64
+                          " in generation %" PRIu64, to, r->checkpoint.id, r->generation);
+    }
+    answer_locked (r, answer);
+    return 1;
+  }
+  if (r->state == JOURNAL_FAILED) {
+    errno = EIO;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot promote: replica has failed: %s", r->reason);
+  }
+  if (!r->has_checkpoint) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_NO_CHECKPOINT,
+                        "cannot promote: replica is %s and no checkpoint exists: the image must not be used",
+                        replica_state_word (r->state));
+  }
+  return 0;
+}
+
+static int
+promote_turn (struct replica *r, const char *to,
+              struct promote_answer *answer, struct mcerror *err)
+{
+  struct promote_change change = { .epochs = 0 };
+  struct speculation_stat stat;
+  uint64_t newest;
+  int result = check_promote (r, to, answer, err);
+
+  if (result != 0)
+    return result == 1 ? 0 : -1;
+  if (choose (r, to, &change.checkpoint, err) == -1)
+    return -1;
+  {
+    SCOPED_LOCK (&r->lock);
+    newest = r->checkpoint.id;
+    speculation_get_stat (r->spec, &stat);
+    change.open = speculation_open_number (r->spec) + 1;
+    change.epochs = stat.sealed + (speculation_newest (r->spec)->extents > 0);
+    change.bytes = stat.bytes;
+  }
+  if (change.checkpoint.id != newest) {
+    hold_writeout (r);
+    /* The cycle that just ended may have gone past what was chosen. */
+    if (choose (r, to, &change.checkpoint, err) == -1 ||
+        rebuild_writeout (r, change.checkpoint.id, err) == -1) {
+      release_writeout (r);
+      return -1;
+    }
+  }
+  if (journal_record (r->journal, JOURNAL_REC_PROMOTE, change_promote,
+                      &change) == -1) {
+    int saved = errno;
+
+    replica_fail (r, "recording the promote", saved);
+    release_writeout (r);
+    errno = EIO;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot promote: %s/journal: %s: the replica has failed",
+                        r->dir, strerror (saved));
+  }
+  {
+    SCOPED_LOCK (&r->lock);
+    r->state = JOURNAL_PROMOTED;
+    r->direct = false;
+    r->lost = false;
+    r->generation = change.generation;
+    r->checkpoint = change.checkpoint;
+    r->discarded_epochs = change.epochs;
+    r->discarded_bytes = change.bytes;
+    set_reason_locked (r, "%s", "the backlog drains; the disk is served as NAME@promoted");
+    house_event_locked (r, "promote", "checkpoint %" PRIu64 ", generation %" PRIu64,
+                        r->checkpoint.id, r->generation);
+    pthread_cond_broadcast (&r->changed);
+    answer_locked (r, answer);
+  }
+  replica_log (r, REPLICA_LOG_INFO, "promoted to checkpoint %" PRIu64 ", generation %" PRIu64,
+               change.checkpoint.id, change.generation);
+  result = discard_speculation (r);
+  if (result == -1)
+    replica_fail (r, "discarding speculation", errno);
+  release_writeout (r);
+  return 0;
+}
+
+int
+replica_promote (struct replica *r, const char *to,
+                 struct promote_answer *answer, struct mcerror *err)
+{
+  uint64_t since = host_monotonic_ns ();
+  int result, saved;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    turn_begin_locked (r);
+  }
+  result = promote_turn (r, to, answer, err);
+  answer->latency_ns = host_monotonic_ns () - since;
+  saved = errno;
+  {
+    SCOPED_LOCK (&r->lock);
+    turn_end_locked (r);
+  }
+  errno = saved;
+  return result;
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Writes into the open epoch.
+ *
+ * A write is copied into journal spans first and published afterwards, all of it in
+ * one step under the lock: it belongs to the epoch that is open then, and a long copy holds
+ * up nobody.  Whole sectors never read first.  A write that covers part of a sector reads
+ * the rest from the overlay; it notes the sector, and whoever publishes the same
+ * one meanwhile makes it start over.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/crc.h"
+#include "replica/internal.h"
+
+#define SECTOR JOURNAL_SECTOR
+#define BLOCK JOURNAL_BLOCK
+#define FEW 8                   /* spans of a write that needs no allocation */
+#define STALLED_MS 10000        /* write-out without progress for so long is none */
+
+/* One publication in the making. */
+struct put {
+  struct replica *r;
+  unsigned disk;
+  uint64_t size;                /* of the disk */
+  struct journal_extent few[FEW], *ext;
+  struct journal_span few_spans[FEW], *span;
+  unsigned n, nspans, room;
+  uint32_t blocks;
+  struct rmw rmw;
+  bool partial;                 /* rmw is in the list */
+  uint8_t head[SECTOR], tail[SECTOR];   /* what partly covered sectors hold */
+};
+
+static void
+put_init (struct put *p, struct replica *r, unsigned disk)
+{
+  p->r = r;
+  p->disk = disk;
+  p->size = r->disks[disk].size;
+  p->ext = p->few;
+  p->span = p->few_spans;
+  p->room = FEW;
+  p->n = p->nspans = 0;
+  p->blocks = 0;
+  p->partial = false;
+}
+
+static void
+put_free (struct put *p)
+{
+  int saved = errno;
+
+  if (p->ext != p->few)
+    free (p->ext);
+  if (p->span != p->few_spans)
+    free (p->span);
+  errno = saved;
+}
+
+static int
+put_grow (struct put *p)
+{
+  unsigned room = p->room * 4;
+  struct journal_extent *ext;
+  struct journal_span *span;
+
+  if (p->n < p->room && p->nspans < p->room)
+    return 0;
+  ext = malloc (room * sizeof *ext);
+  span = malloc (room * sizeof *span);
+  if (ext == NULL || span == NULL) {
+    free (ext);
+    free (span);
+    errno = ENOMEM;
+    return -1;
+  }
+  memcpy (ext, p->ext, p->n * sizeof *ext);
+  memcpy (span, p->span, p->nspans * sizeof *span);
+  put_free (p);
+  p->ext = ext;
+  p->span = span;
+  p->room = room;
+  return 0;
+}
+
+/* The journal has no room: wait for write-out to make some, while it gets
+ * anywhere.  SEEN is wo_progress from before the attempt.
+ */
+static int
+wait_space (struct replica *r, uint64_t seen)
+{
+  uint64_t since = host_monotonic_ns ();
+  int result = -1;
+  SCOPED_LOCK (&r->lock);
+  uint64_t written = r->wo_written;
+
+  r->waiting++;
+  pthread_cond_signal (&r->work);
+  for (;;) {
+    if (r->wo_progress != seen) {
+      result = 0;
+      break;
+    }
+    if (r->wo_written != written) {
+      written = r->wo_written;
+      since = host_monotonic_ns ();
+    }
+    if ((writeout_is_empty (r->wo) && !r->writing_out) || r->wo_error[0] ||
+        r->stopping ||
+        host_monotonic_ns () - since > STALLED_MS * UINT64_C (1000000)) {
+      errno = ENOSPC;
+      break;
+    }
+    if (wait_changed_locked (r, 1000) == -1 && errno != ETIMEDOUT)
+      break;
+  }
+  r->waiting--;
+  return result;
+}
+
+static uint64_t
+progress_seen (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+  return r->wo_progress;
+}
+
+static int
+reserve (struct replica *r, uint32_t want, struct journal_span *span)
+{
+  for (;;) {
+    if (journal_reserve (r->journal, want, span) == 0)
+      return 0;
+    if (errno != ENOSPC)
+      return -1;
+    uint64_t seen = progress_seen (r);
+    if (journal_reserve (r->journal, want, span) == 0)
+      return 0;
+    if (errno != ENOSPC || wait_space (r, seen) == -1)
+      return -1;
+  }
+}
+
+static int
+credit (struct replica *r, unsigned n, uint32_t blocks)
+{
+  for (;;) {
+    if (journal_credit (r->journal, n, blocks) == 0)
+      return 0;
+    if (errno != ENOSPC)
+      return -1;
+    uint64_t seen = progress_seen (r);
+    if (journal_credit (r->journal, n, blocks) == 0)
+      return 0;
+    if (errno != ENOSPC || wait_space (r, seen) == -1)
+      return -1;
+  }
+}
+
+/* One image: the disk's BLOCK bytes at AT, of which [FROM, TO) (whole sectors) are
+ * written.  DATA is what the client sent for [OFF, OFF + LEN), NULL for zeroes.
+ */
+static void
+fill_image (struct put *p, uint8_t *image, uint64_t at, uint64_t from,
+            uint64_t to, const uint8_t *data, uint64_t off, uint64_t len)
+{
+  uint64_t b = MAX (at, off), e = MIN (at + BLOCK, off + len);
+
+  if (b == at && e == at + BLOCK) {
+    if (data)
+      memcpy (image, data + (at - off), BLOCK);
+    else
+      memset (image, 0, BLOCK);
+    return;
+  }
+  memset (image, 0, BLOCK);
+  if (from < off && from >= at)
+    memcpy (image + (from - at), p->head, SECTOR);
+  if (to > off + len && to <= at + BLOCK)
+    memcpy (image + (to - SECTOR - at), p->tail, SECTOR);
+  if (data)
+    memcpy (image + (b - at), data + (b - off), e - b);
+  else
+    memset (image + (b - at), 0, e - b);
+}
+
+/* Take a range of bytes into spans of the journal. */
+static int
+put_range (struct put *p, const uint8_t *data, uint64_t len, uint64_t off)
+{
+  uint64_t from = ROUND_DOWN (off, (uint64_t) SECTOR);
+  uint64_t to = ROUND_UP (off + len, (uint64_t) SECTOR);
+  uint64_t at = ROUND_DOWN (off, (uint64_t) BLOCK);
+
+  while (at < to) {
+    uint32_t crc[JOURNAL_CHUNK_BLOCKS];
+    struct journal_span *span;
+    uint64_t first, last;
+
+    if (put_grow (p) == -1)
+      return -1;
+    span = &p->span[p->nspans];
+    if (reserve (p->r, MIN (DIV_UP (to - at, (uint64_t) BLOCK),
+                            (uint64_t) JOURNAL_CHUNK_BLOCKS), span) == -1)
+      return -1;
+    for (uint32_t i = 0; i < span->nblocks; i++) {
+      uint8_t *image = (uint8_t *) span->mem + (size_t) i * BLOCK;
+
+      fill_image (p, image, at + (uint64_t) i * BLOCK, from, to, data, off,
+                  len);
+      crc[i] = crc32c (image, BLOCK, 0);
+    }
+    journal_filled (p->r->journal, span, crc);
+    p->nspans++;
+
+    first = MAX (at, from);
+    last = MIN (at + (uint64_t) span->nblocks * BLOCK, to);
+    p->ext[p->n++] = (struct journal_extent) {
+      .disk = p->disk, .flags = JOURNAL_DATA, .sector = first / SECTOR,
+      .nsectors = (last - first) / SECTOR, .block = span->block,
+    };
+    p->blocks += span->nblocks;
+    at += (uint64_t) span->nblocks * BLOCK;
+  }
+  return 0;
+}
+
+static void
+put_abandon (struct put *p)
+{
+  int saved = errno;
+
+  for (unsigned i = 0; i < p->nspans; i++)
+    journal_abandon (p->r->journal, &p->span[i]);
+  p->n = p->nspans = 0;
+  p->blocks = 0;
+  errno = saved;
+}
+
+static void
+rmw_remove_locked (struct put *p)
+{
+  assert_locked (p->r);
+  if (p->partial) {
+    struct rmw **q = &p->r->rmws;
+
+    while (*q != &p->rmw)
+      q = &(*q)->next;
+    *q = p->rmw.next;
+    p->partial = false;
+  }
+}
+
+/* Does [OFF, OFF + LEN) begin or end within a sector?  (The end of the disk is
+ * the end of its last sector.)  Then read what those hold.
+ */
+static int
+put_edges (struct put *p, uint64_t len, uint64_t off)
+{
+  struct replica *r = p->r;
+  bool head = off % SECTOR != 0;
+  bool tail = (off + len) % SECTOR != 0 && off + len != p->size;
+  uint64_t first = ROUND_DOWN (off, (uint64_t) SECTOR);
+  uint64_t last = ROUND_DOWN (off + len - 1, (uint64_t) SECTOR);
+
+  memset (p->head, 0, SECTOR);
+  memset (p->tail, 0, SECTOR);
+  if (!head && !tail)
+    return 0;
+  {
+    SCOPED_LOCK (&r->lock);
+
+    /* A write that was on its way straight to the image when a seal closed
+     * the first copy has to be there before the sector is read.
+     */
+    r->want_idle++;
+    while (r->through > 0 && !r->stopping)
+      pthread_cond_wait (&r->changed, &r->lock);
+    r->want_idle--;
+    p->rmw = (struct rmw) { .disk = p->disk,
+                            .sector = { first / SECTOR, last / SECTOR },
+                            .next = r->rmws };
+    r->rmws = &p->rmw;
+    p->partial = true;
+  }
+  if (head && read_overlay (r, p->disk, p->head,
+                            MIN (SECTOR, p->size - first), first) == -1)
+    return -1;
+  if (tail && read_overlay (r, p->disk, p->tail,
+                            MIN (SECTOR, p->size - last), last) == -1)
+    return -1;
+  /* One sector with both ends in it, or two: each side finds its own. */
+  if (first == last && head)
+    memcpy (p->tail, p->head, SECTOR);
+  return 0;
+}
+
+static void
+rmw_dirty_locked (struct replica *r, const struct put *p)
+{
+  for (struct rmw *w = r->rmws; w; w = w->next)
+    for (unsigned i = 0; i < p->n; i++) {
+      const struct journal_extent *e = &p->ext[i];
+
+      if (w != &p->rmw && w->disk == e->disk &&
+          ((w->sector[0] >= e->sector && w->sector[0] < e->sector + e->nsectors) ||
+           (w->sector[1] >= e->sector && w->sector[1] < e->sector + e->nsectors)))
+        w->dirty = true;
+    }
+}
+
+/* Make it part of the open epoch.  0; 1 when it has to start over; -1. */
+static int
+put_publish (struct put *p, const struct replica_export *e)
+{
+  struct replica *r = p->r;
+  int result = 0;
+
+  if (credit (r, p->n, p->blocks) == -1)
+    return -1;
+
+  SCOPED_LOCK (&r->lock);
+
+  if (admit_locked (r, e, true) == -1) {
+    journal_uncredit (r->journal, p->n, p->blocks);
+    rmw_remove_locked (p);
+    return -1;
+  }
+  if (r->state == JOURNAL_SYNCING && !r->closed) {
+    /* A resync overwrite came in between: this belongs into the image now. */
+    journal_uncredit (r->journal, p->n, p->blocks);
+    rmw_remove_locked (p);
+    errno = EAGAIN;
+    return -1;
+  }
+  if (p->partial && p->rmw.dirty) {
+    journal_uncredit (r->journal, p->n, p->blocks);
+    rmw_remove_locked (p);
+    return 1;
+  }
+  rmw_remove_locked (p);
+  if (r->rmws)
+    rmw_dirty_locked (r, p);
+
+  /* Published whole even where the map runs out of memory half way: the write is not
+   * acknowledged then, and the epoch can never be committed.
+   */
+  journal_publish (r->journal, speculation_open_number (r->spec), p->ext, p->n);
+  for (unsigned i = 0; i < p->n && result == 0; i++) {
+    const struct journal_extent *x = &p->ext[i];
+
+    result = x->flags & JOURNAL_ZERO ?
+      speculation_zero (r->spec, x->disk, x->sector, x->nsectors,
+                        x->flags & JOURNAL_MAY_TRIM) :
+      speculation_put (r->spec, x->disk, x->sector, x->nsectors, x->block);
+  }
+  p->nspans = 0;
+  return result;
+}
+
+/* LEN bytes of DATA, or zeroes, at OFF; ZERO: whole sectors become a descriptor without data. */
+static int
+put_once (struct put *p, const struct replica_export *e, const uint8_t *data,
+          uint64_t len, uint64_t off, bool zero, bool may_trim)
+{
+  uint64_t from = ROUND_UP (off, (uint64_t) SECTOR);
+  uint64_t to = off + len == p->size ? ROUND_UP (off + len, (uint64_t) SECTOR) :
+    ROUND_DOWN (off + len, (uint64_t) SECTOR);
+
+  if (put_edges (p, len, off) == -1)
+    return -1;
+  if (!zero || from >= to) {
+    if (put_range (p, data, len, off) == -1)
+      return -1;
+  }
+  else {
+    if (off < from && put_range (p, NULL, from - off, off) == -1)
+      return -1;
+    if (put_grow (p) == -1)
+      return -1;
+    p->ext[p->n++] = (struct journal_extent) {
+      .disk = p->disk,
+      .flags = JOURNAL_ZERO | (may_trim ? JOURNAL_MAY_TRIM : 0),
+      .sector = from / SECTOR, .nsectors = (to - from) / SECTOR,
+    };
+    if (off + len > to && put_range (p, NULL, off + len - to, to) == -1)
+      return -1;
+  }
+  return put_publish (p, e);
+}
+
+static int
+put (struct replica *r, const struct replica_export *e, const void *data,
+     uint64_t len, uint64_t off, bool zero, bool may_trim)
+{
+  struct put p;
+  int result;
+
+  if (len == 0)
+    return 0;
+  if (make_dirty (r) == -1)
+    return -1;
+  put_init (&p, r, e->disk);
+  while ((result = put_once (&p, e, data, len, off, zero, may_trim)) == 1)
+    put_abandon (&p);
+  if (result == -1) {
+    int saved = errno;
+
+    if (p.partial) {
+      SCOPED_LOCK (&r->lock);
+      rmw_remove_locked (&p);
+    }
+    put_abandon (&p);
+    errno = saved;
+    if (journal_failed (r->journal)) {
+      replica_fail (r, "writing the journal", journal_failed (r->journal));
+      errno = EIO;
+    }
+    else if (errno != ESHUTDOWN && errno != EAGAIN)
+      replica_hole (r, errno, errno == ENOSPC ?
+                    "the journal is full of uncommitted epochs: raise journal-size or commit more often" :
+                    "cannot take a write into the journal");
+  }
+  put_free (&p);
+  return result;
+}
+
+int
+put_data (struct replica *r, const struct replica_export *e, const void *buf,
+          uint32_t count, uint64_t offset)
+{
+  return put (r, e, buf, count, offset, false, false);
+}
+
+int
+put_zero (struct replica *r, const struct replica_export *e, uint32_t count,
+          uint64_t offset, bool may_trim)
+{
+  return put (r, e, NULL, count, offset, true, may_trim);
+}

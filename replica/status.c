@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Status and list as one line of JSON each. */
+#include "config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+#include "replica/json.h"
+
+static json_t *
+label_json (const char *label)
+{
+  return label[0] ? json_string (label) : json_null ();
+}
+
+static json_t *
+time_json (uint64_t ns)
+{
+  char text[HOST_TIME_STRLEN];
+
+  if (ns == 0)
+    return json_null ();
+  host_time_text (ns, text);
+  return json_string (text);
+}
+
+json_t *
+checkpoint_json (const struct journal_checkpoint *cp)
+{
+  return json_pack ("{s:I, s:o, s:o, s:I, s:I}", "id", (json_int_t) cp->id,
+                    "label", label_json (cp->label), "time",
+                    time_json (cp->time), "extents", (json_int_t) cp->extents,
+                    "bytes", (json_int_t) cp->bytes);
+}
+
+char *
+json_line (json_t *json)
+{
+  char *line = NULL;
+
+  if (json)
+    line = json_dumps (json, JSON_COMPACT);
+  json_decref (json);
+  if (line == NULL)
+    errno = ENOMEM;
+  return line;
+}
+
+static int
+compare_u64 (const void *a, const void *b)
+{
+  uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
+
+  return x < y ? -1 : x > y;
+}
+
+static json_t *
+latency_json (uint64_t *latency, unsigned n)
+{
+  uint64_t p50 = 0, p99 = 0, max = 0;
+
+  if (n > 0) {
+    qsort (latency, n, sizeof latency[0], compare_u64);
+    p50 = latency[n / 2];
+    p99 = latency[(size_t) n * 99 / 100];
+    max = latency[n - 1];
+  }
+  return json_pack ("{s:I, s:I, s:I}", "p50", (json_int_t) p50, "p99",
+                    (json_int_t) p99, "max", (json_int_t) max);
+}
+
+static json_t *
+disks_json (struct replica *r)
+{
+  json_t *list = json_array ();
+
+  for (unsigned i = 0; list && i < r->ndisks; i++) {
+    json_t *d = json_pack ("{s:s, s:I, s:s}", "name", r->disks[i].name, "size",
+                           (json_int_t) r->disks[i].size, "backing",
+                           backing_path (r->disks[i].backing));
+
+    if (d == NULL || json_array_append_new (list, d) == -1) {
+      json_decref (list);
+      return NULL;
+    }
+  }
+  return list;
+}
+
+/* What is read under the lock in one go. */
+struct snapshot {
+  enum journal_replica_state state;
+  char reason[256], wo_error[256];
+  uint64_t generation, open, written_out;
+  bool has_checkpoint, direct;
+  struct journal_checkpoint checkpoint;
+  struct speculation_stat spec;
+  struct writeout_stat wo;
+  unsigned connections, nlatency;
+  uint64_t latency[LATENCIES];
+};
+
+static void
+take_snapshot (struct replica *r, struct snapshot *s)
+{
+  SCOPED_LOCK (&r->lock);
+
+  s->state = r->state;
+  memcpy (s->reason, r->reason, sizeof s->reason);
+  memcpy (s->wo_error, r->wo_error, sizeof s->wo_error);
+  s->generation = r->generation;
+  s->open = speculation_open_number (r->spec);
+  s->written_out = r->written_out;
+  s->has_checkpoint = r->has_checkpoint;
+  s->checkpoint = r->checkpoint;
+  s->direct = r->direct;
+  speculation_get_stat (r->spec, &s->spec);
+  writeout_get_stat (r->wo, &s->wo);
+  s->connections = r->connections;
+  s->nlatency = MIN (r->nlatency, (unsigned) LATENCIES);
+  memcpy (s->latency, r->latency, s->nlatency * sizeof s->latency[0]);
+}
+
+/* What the operator should know first. */
+static const char *
+advice (const struct snapshot *s, const struct journal_usage *usage)
+{
+  if (s->reason[0] && (s->state == JOURNAL_STALE || s->state == JOURNAL_FAILED))
+    return s->reason;
+  if (s->wo_error[0])
+    return "write-out is paused by an error of a backing image: mend it; commits go on until the journal is full";
+  if (usage->available < usage->size / 4)
+    return "the journal runs short: write-out is behind, or commits come too seldom; writers will be held back";
+  return s->reason;
+}
+
+char *
+status_json (struct replica *r)
+{
+  CLEANUP_FREE struct snapshot *s = calloc (1, sizeof *s);
+  const struct journal_config *config = journal_get_config (r->journal);
+  char id[HOST_ID_STRLEN + 1];
+  struct journal_usage usage;
+  json_t *json;
+
+  if (s == NULL)
+    return NULL;
+  take_snapshot (r, s);
+  journal_get_usage (r->journal, &usage);
+  host_id_text (config->id, id);
+  json = json_pack (
+    "{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o,"
+    " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I}, s:o, s:I, s:s}",
+    "replica", id,
+    "state", replica_state_word (s->state),
+    "reason", advice (s, &usage),
+    "generation", (json_int_t) s->generation,
+    "open_epoch", (json_int_t) s->open,
+    "sealed_epochs", (json_int_t) s->spec.sealed,
+    "checkpoint", s->has_checkpoint ? checkpoint_json (&s->checkpoint) : json_null (),
+    "written_out", s->has_checkpoint ? json_integer (s->written_out) : json_null (),
+    "disks", disks_json (r),
+    "speculation", "bytes", (json_int_t) s->spec.bytes,
+                   "extents", (json_int_t) s->spec.extents,
+    "writeout", "bytes", (json_int_t) s->wo.bytes,
+                "checkpoints", (json_int_t) s->wo.checkpoints,
+                "error", s->wo_error[0] ? json_string (s->wo_error) : json_null (),
+    "journal", "size", (json_int_t) usage.size,
+               "used", (json_int_t) usage.used,
+    "buffer", "size", (json_int_t) usage.buffer_size,
+              "used", (json_int_t) usage.buffer_used,
+    "commit_latency_us", latency_json (s->latency, s->nlatency),
+    "connections", (json_int_t) s->connections,
+    "version", PACKAGE_VERSION);
+  if (json && s->state == JOURNAL_PROMOTED &&
+      json_object_set_new (json, "drained", json_boolean (s->direct)) == -1) {
+    json_decref (json);
+    json = NULL;
+  }
+  return json_line (json);
+}
+
+/* MAX (0: none) bytes at most: what does not fit is left out, oldest first, and said. */
+char *
+list_json (struct replica *r, size_t max)
+{
+  size_t room = max, left_out = 0;
+  size_t n = journal_checkpoints (r->journal, NULL, 0);
+  CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
+  json_t *array = json_array ();
+
+  if (list == NULL || array == NULL) {
+    json_decref (array);
+    errno = ENOMEM;
+    return NULL;
+  }
+  n = MIN (n, journal_checkpoints (r->journal, list, n));
+  for (size_t i = 0; max != 0 && i < n; i++) {
+    /* Newest first: how far back does the room go?  A label may double by escaping. */
+    size_t len = 192 + 6 * strlen (list[n - 1 - i].label);
+
+    if (len > room) {
+      left_out = n - i;
+      break;
+    }
+    room -= len;
+  }
+  for (size_t i = left_out; i < n; i++)
+    if (json_array_append_new (array, checkpoint_json (&list[i])) == -1) {
+      json_decref (array);
+      errno = ENOMEM;
+      return NULL;
+    }
+  if (left_out > 0)
+    return json_line (json_pack ("{s:o, s:I}", "checkpoints", array,
+                                 "left_out", (json_int_t) left_out));
+  return json_line (json_pack ("{s:o}", "checkpoints", array));
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Writes, zeroes and flushes: which way each goes. */
+#include "config.h"
+
+#include <errno.h>
+
+#include "replica/internal.h"
+
+/* Straight to the backing image.  In syncing an error is a hole in the copy. */
+static int
+through (struct replica *r, const struct replica_export *e, const void *buf,
+         uint32_t count, uint64_t offset, unsigned flags)
+{
+  struct backing *b = r->disks[e->disk].backing;
+  struct iovec iov = { .iov_base = (void *) (uintptr_t) buf, .iov_len = count };
+  int result;
+
+  if (make_dirty (r) == -1)
+    return -1;
+  result = buf ? backing_pwritev (b, &iov, 1, offset) :
+    backing_zero (b, count, offset, flags & REPLICA_MAY_TRIM,
+                  flags & REPLICA_FAST_ZERO);
+  if (result == 0 && flags & REPLICA_FUA)
+    result = backing_flush (b);
+  if (result == -1 && errno != ENOTSUP) {
+    int saved = errno;
+
+    replica_log (r, REPLICA_LOG_ERROR, "%s: cannot write: %m", backing_path (b));
+    replica_hole (r, saved, backing_path (b));
+    errno = saved == ENOSPC || saved == ENOMEM ? saved : EIO;
+  }
+  return result;
+}
+
+static int
+submit (struct replica *r, const struct replica_export *e, const void *buf,
+        uint32_t count, uint64_t offset, unsigned flags)
+{
+  enum route route;
+  int result;
+
+  if (count == 0)
+    return 0;
+  do {
+    int saved;
+
+    if (route_begin (r, e, &route) == -1)
+      return -1;
+    if (route != ROUTE_SPECULATE)
+      result = through (r, e, buf, count, offset, flags);
+    else if (buf)
+      result = put_data (r, e, buf, count, offset);
+    else
+      result = put_zero (r, e, count, offset, flags & REPLICA_MAY_TRIM);
+    saved = errno;
+    route_end (r, route);
+    errno = saved;
+  } while (result == -1 && route == ROUTE_SPECULATE && errno == EAGAIN);
+  /* Before a promote there is nothing for FUA to do in the speculation
+   * buffer: no write of it is durable before the commit, and then all are.
+   */
+  if (result == 0 && route == ROUTE_SPECULATE &&
+      e->view == REPLICA_PROMOTED && flags & REPLICA_FUA)
+    result = promoted_flush (r);
+  return result;
+}
+
+int
+replica_pwrite (struct replica *r, const struct replica_export *e,
+                const void *buf, uint32_t count, uint64_t offset,
+                unsigned flags)
+{
+  return submit (r, e, buf, count, offset, flags);
+}
+
+int
+replica_zero (struct replica *r, const struct replica_export *e,
+              uint32_t count, uint64_t offset, unsigned flags)
+{
+  return submit (r, e, NULL, count, offset, flags);
+}
+
+int
+replica_flush (struct replica *r, const struct replica_export *e)
+{
+  struct backing *b = r->disks[e->disk].backing;
+  bool image;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    if (admit_locked (r, e, true) == -1)
+      return -1;
+    image = r->state == JOURNAL_PROMOTED ? r->direct :
+      r->state == JOURNAL_SYNCING;
+  }
+  if (e->view == REPLICA_PROMOTED && !image && promoted_flush (r) == -1)
+    return -1;
+  if (image && backing_flush (b) == -1) {
+    int saved = errno;
+
+    replica_log (r, REPLICA_LOG_ERROR, "%s: cannot sync: %m", backing_path (b));
+    if (e->view == REPLICA_INLET)
+      replica_hole (r, saved, backing_path (b));
+    errno = EIO;
+    return -1;
+  }
+  return 0;
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The write-out thread: merges committed epochs, brings them into the backing
+ * images, moves the watermark, recycles.  After a promote it also finds the moment
+ * at which the backing images become the disk.
+ *
+ * A cycle is: TARGET record, pwritev in disk order, one fdatasync an image, WATERMARK record,
+ * recycle.  From the TARGET record on, older checkpoints are gone.  An error of an image
+ * repeats the whole cycle later, from the journal: pages written before a failed
+ * fdatasync may not be there any more.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+
+#define MERGE_SLICE 512
+#define GATHER_BYTES (UINT64_C (32) << 20)      /* a backlog worth a cycle at once */
+#define GATHER_MS 100                           /* the longest that less waits */
+#define RETRY_MIN_MS 100
+#define RETRY_MAX_MS 5000
+#define HOLD_MS 200             /* promoted writers wait no longer than this for a switch */
+
+static void
+wait_work_locked (struct replica *r, unsigned ms)
+{
+  uint64_t ns = host_monotonic_ns () + ms * UINT64_C (1000000);
+  struct timespec ts = { .tv_sec = ns / 1000000000,
+                         .tv_nsec = ns % 1000000000 };
+
+  /* A timeout and a wake-up both mean: look again. */
+  (void) pthread_cond_timedwait (&r->work, &r->lock, &ts);
+}
+
+/* Merge what is committed.  The lock is let go between slices. */
+static int
+merge_locked (struct replica *r)
+{
+  int more;
+
+  do {
+    struct epoch *done;
+
+    more = writeout_merge (r->wo, MERGE_SLICE, &done);
+    if (done || more == 1) {
+      pthread_mutex_unlock (&r->lock);
+      if (done)
+        epoch_clear (done);
+      pthread_mutex_lock (&r->lock);
+      if (done) {
+        if (speculation_spares_wanted (r->spec) > 0)
+          speculation_restock (r->spec, done);
+        else {
+          pthread_mutex_unlock (&r->lock);
+          epoch_free (done);
+          pthread_mutex_lock (&r->lock);
+        }
+      }
+    }
+  } while (more == 1 && !r->stopping);
+  return more;
+}
+
+static bool
+due_locked (struct replica *r)
+{
+  struct writeout_stat stat;
+  struct journal_usage usage;
+
+  if (writeout_is_empty (r->wo) || r->hold_writeout)
+    return false;
+  if (r->waiting > 0 || r->state == JOURNAL_PROMOTED)
+    return true;
+  writeout_get_stat (r->wo, &stat);
+  if (stat.bytes >= GATHER_BYTES ||
+      host_monotonic_ns () - r->backlog_since >= GATHER_MS * UINT64_C (1000000))
+    return true;
+  journal_get_usage (r->journal, &usage);
+  return usage.available < usage.size / 2;
+}
+
+struct cycle {
+  uint64_t target;
+  struct journal_checkpoint checkpoint;
+};
+
+static void
+change_target (struct journal_state *state, void *opaque)
+{
+  state->target = ((struct cycle *) opaque)->target;
+}
+
+static void
+change_watermark (struct journal_state *state, void *opaque)
+{
+  const struct cycle *c = opaque;
+
+  state->target = c->target;
+  /* Promoted writes advance the images past the checkpoint that was promoted. */
+  if (c->checkpoint.id == c->target)
+    state->watermark = c->checkpoint;
+  else
+    state->watermark.id = c->target;
+}
+
+/* Label and time of the checkpoint we aim at. */
+static void
+find_checkpoint (struct replica *r, struct cycle *c)
+{
+  size_t n = journal_checkpoints (r->journal, NULL, 0);
+  CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
+
+  c->checkpoint = (struct journal_checkpoint) { .id = 0 };
+  if (list == NULL)
+    return;                     /* the watermark goes without its label */
+  n = MIN (n, journal_checkpoints (r->journal, list, n));
+  for (size_t i = 0; i < n; i++)
+    if (list[i].id == c->target)
+      c->checkpoint = list[i];
+}
+
+static int
+cycle_progress (void *opaque, uint64_t bytes)
+{
+  struct replica *r = opaque;
+  SCOPED_LOCK (&r->lock);
+
+  r->wo_written += bytes;
+  if (r->stopping) {
+    errno = ECANCELED;
+    return -1;
+  }
+  return 0;
+}
+
+static void
+set_error (struct replica *r, const struct drain *d, int errnum)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if (d->failed_path)
+    snprintf (r->wo_error, sizeof r->wo_error, "%s: %s", d->failed_path,
+              strerror (errnum));
+  else
+    snprintf (r->wo_error, sizeof r->wo_error, "%s", strerror (errnum));
+  house_event_locked (r, "write-out", "%s", r->wo_error);
+  pthread_cond_broadcast (&r->changed);
+}
+
+/* Write MAP out, again and again until it is there.  -1: stopped, or failed. */
+static int
+drain_until_done (struct replica *r, const struct map *map)
+{
+  struct drain d = { .fs = r->fs, .journal = r->journal, .disks = r->disks,
+                     .ndisks = r->ndisks, .progress = cycle_progress,
+                     .opaque = r };
+  unsigned wait = RETRY_MIN_MS;
+
+  while (drain_map (&d, map) == -1) {
+    uint64_t until;
+
+    if (errno == ECANCELED)
+      return -1;
+    if (errno == EBADMSG) {
+      replica_log (r, REPLICA_LOG_ERROR, "%s/%s: offset %" PRIu64 ": %s: needed by checkpoint %" PRIu64,
+                   r->dir, d.damage.file, d.damage.offset, d.damage.what,
+                   d.damage.checkpoint);
+      replica_fail (r, "a block does not verify", EBADMSG);
+      return -1;
+    }
+    if (journal_failed (r->journal)) {
+      replica_fail (r, "reading the journal", journal_failed (r->journal));
+      return -1;
+    }
+    if (r->wo_error[0] == '\0')
+      replica_log (r, REPLICA_LOG_ERROR, "write-out pauses: %s: %s; it goes on by itself "
+                   "once that is mended",
+                   d.failed_path ? d.failed_path : r->dir, strerror (errno));
+    set_error (r, &d, errno);
+    SCOPED_LOCK (&r->lock);
+    until = host_monotonic_ns () + wait * UINT64_C (1000000);
+    while (!r->stopping && host_monotonic_ns () < until)
+      wait_work_locked (r, wait);
+    if (r->stopping)
+      return -1;
+    wait = MIN (wait * 2, (unsigned) RETRY_MAX_MS);
+  }
+  SCOPED_LOCK (&r->lock);
+  if (r->wo_error[0]) {
+    r->wo_error[0] = '\0';
+    house_event_locked (r, "write-out", "goes on");
+  }
+  return 0;
+}
+
+/* One cycle over the draining MAP. */
+static int
+cycle (struct replica *r, const struct map *map, uint64_t target)
+{
+  struct cycle c = { .target = target };
+  struct journal_state state;
+  struct map *old;
+
+  find_checkpoint (r, &c);
+  journal_get_state (r->journal, &state);
+  if (state.target < target && !map_is_empty (map) &&
+      journal_record (r->journal, JOURNAL_REC_TARGET, change_target, &c) == -1) {
+    replica_fail (r, "recording the write-out target", errno);
+    return -1;
+  }
+  if (drain_until_done (r, map) == -1)
+    return -1;
+  if (journal_record (r->journal, JOURNAL_REC_WATERMARK, change_watermark,
+                      &c) == -1) {
+    replica_fail (r, "recording the watermark", errno);
+    return -1;
+  }
+  {
+    SCOPED_LOCK (&r->lock);
+    old = writeout_end (r->wo);
+    r->written_out = MAX (r->written_out, c.checkpoint.id);
+    r->backlog_since = writeout_is_empty (r->wo) ? 0 : host_monotonic_ns ();
+  }
+  quiesce (r);
+  map_free (old);
+  if (journal_forget (r->journal, target) == -1) {
+    replica_fail (r, "recycling", errno);
+    return -1;
+  }
+  return 0;
+}
+
+/* --- the end of a promote's backlog --------------------------------------------- */
+
+static void
+change_drained (struct journal_state *state, void *opaque)
+{
+  (void) opaque;
+  state->drained = true;
+}
+
+/* Everything is in the images and nobody is about to add to the journal: from
+ * now on the images are the disk.
+ */
+static bool
+try_direct_locked (struct replica *r)
+{
+  struct speculation_stat stat;
+
+  speculation_get_stat (r->spec, &stat);
+  if (r->state != JOURNAL_PROMOTED || r->journaled > 0 || stat.extents > 0 || !writeout_is_empty (r->wo))
+    return false;
+  r->direct = true;
+  r->drain_hold = false;
+  set_reason_locked (r, "%s", "the backlog is drained: the backing images are the disk");
+  house_event_locked (r, "drained", "the backing images are the disk");
+  pthread_cond_broadcast (&r->changed);
+  return true;
+}
+
+static void
+go_direct (struct replica *r)
+{
+  uint64_t until;
+  bool done;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    r->drain_hold = true;
+    r->want_idle++;
+    until = host_monotonic_ns () + HOLD_MS * UINT64_C (1000000);
+    while (r->journaled > 0 && !r->stopping && host_monotonic_ns () < until)
+      (void) wait_changed_locked (r, 10);
+    r->want_idle--;
+    done = try_direct_locked (r);
+  }
+  if (!done && promoted_flush (r) == -1)
+    replica_log (r, REPLICA_LOG_ERROR, "cannot flush promoted writes: %m");
+  if (!done) {
+    /* What was just flushed is small: write it out while they wait. */
+    const struct map *map;
+    uint64_t target;
+
+    pthread_mutex_lock (&r->lock);
+    (void) merge_locked (r);
+    r->writing_out = true;
+    map = writeout_begin (r->wo, &target);
+    pthread_mutex_unlock (&r->lock);
+    if (map)
+      (void) cycle (r, map, target);    /* says itself what went wrong */
+    SCOPED_LOCK (&r->lock);
+    r->writing_out = false;
+    done = try_direct_locked (r);
+    r->drain_hold = false;
+    pthread_cond_broadcast (&r->changed);
+  }
+  if (done && journal_record (r->journal, JOURNAL_REC_STATE, change_drained,
+                              NULL) == -1)
+    replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot note that the backlog is drained: %m",
+                 r->dir);
+}
+
+void *
+writeout_main (void *replica)
+{
+  struct replica *r = replica;
+
+  pthread_mutex_lock (&r->lock);
+  while (!r->stopping && r->state != JOURNAL_FAILED) {
+    const struct map *map;
+    uint64_t target;
+    bool ok;
+
+    if (merge_locked (r) == -1) {       /* no memory: later */
+      wait_work_locked (r, RETRY_MIN_MS);
+      continue;
+    }
+    if (r->state == JOURNAL_PROMOTED && !r->direct && !r->hold_writeout &&
+        writeout_is_empty (r->wo) && !r->commit_turn) {
+      pthread_mutex_unlock (&r->lock);
+      go_direct (r);
+      pthread_mutex_lock (&r->lock);
+      if (!r->direct)
+        wait_work_locked (r, 10);
+      continue;
+    }
+    if (!due_locked (r)) {
+      wait_work_locked (r, writeout_is_empty (r->wo) ? 1000 : 10);
+      continue;
+    }
+    map = writeout_begin (r->wo, &target);
+    if (map == NULL)
+      continue;
+    r->writing_out = true;
+    pthread_mutex_unlock (&r->lock);
+    ok = cycle (r, map, target) == 0;
+    pthread_mutex_lock (&r->lock);
+    r->writing_out = false;
+    r->wo_progress++;
+    pthread_cond_broadcast (&r->changed);
+    if (!ok)
+      break;
+  }
+  pthread_mutex_unlock (&r->lock);
+  return NULL;
+}

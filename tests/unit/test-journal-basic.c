@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The journal in fair weather: what is committed is there after a reopen, and
+ * nothing else.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <check.h>
+
+#include "unit/journal-help.h"
+
+#define MIB (UINT64_C (1) << 20)
+
+static struct help h;
+
+static void
+setup (void)
+{
+  help_seed ();
+  help_init (&h, &io_posix, 32 * MIB);
+  help_create (&h);
+}
+
+static void
+teardown (void)
+{
+  if (h.j)
+    help_close (&h, true);
+  help_remove (&h);
+}
+
+START_TEST (exists)
+{
+  ck_assert_int_eq (journal_exists (&io_posix, "/nonexistent"), 0);
+  ck_assert_int_eq (journal_exists (&io_posix, h.dir), 1);
+}
+END_TEST
+
+START_TEST (config_and_lock)
+{
+  const struct journal_config *config;
+  struct journal_config changed;
+  struct journal_disk disks[2];
+  struct journal *other;
+  struct mcerror err;
+  char pid[32];
+
+  help_open (&h, 0, false);
+  config = journal_get_config (h.j);
+  ck_assert_uint_eq (config->ndisks, 2);
+  ck_assert_str_eq (config->disks[1].name, "vdb");
+  ck_assert_str_eq (config->disks[1].path, "/vm/b.img");
+  ck_assert_uint_eq (config->disks[1].size, UINT64_C (1) << 40);
+  ck_assert_mem_eq (config->id, h.config.id, HOST_ID_LEN);
+
+  ck_assert_int_eq (journal_open (&io_posix, h.dir, &other, &err), -1);
+  ck_assert_int_eq (errno, EBUSY);
+  snprintf (pid, sizeof pid, "process %ld", (long) getpid ());
+  ck_assert_msg (strstr (err.text, pid) != NULL, "%s", err.text);
+
+  changed = *config;
+  disks[0] = config->disks[1];
+  disks[1] = config->disks[0];
+  strcpy (disks[1].path, "/elsewhere/a.img");
+  changed.disks = disks;
+  ck_assert_int_eq (journal_set_config (h.j, &changed, &err), 0);
+  help_close (&h, true);
+  help_open (&h, 0, false);
+  config = journal_get_config (h.j);
+  ck_assert_str_eq (config->disks[1].path, "/elsewhere/a.img");
+  ck_assert_str_eq (config->disks[0].name, "vdb");
+}
+END_TEST
+
+START_TEST (commit_and_reopen)
+{
+  struct journal_checkpoint list[8];
+  struct journal_state state;
+  uint64_t want[HELP_DISK_BLOCKS], disk[HELP_DISK_BLOCKS] = { 0 };
+
+  help_open (&h, 8 * MIB, _i);
+  for (unsigned e = 0; e < 5; e++) {
+    for (unsigned i = 0; i < 1 + e * 25; i++)
+      ck_assert_int_eq (help_write (&h, help_below (480), 1 + help_below (32)),
+                        0);
+    ck_assert_int_eq (help_zero (&h, help_below (480), 7), 0);
+    ck_assert_int_eq (help_commit (&h, help_seal (&h), e == 2 ? "two" : NULL),
+                      0);
+    if (e == 2)
+      ck_assert_int_eq (help_watermark (&h, 1), 0);
+  }
+  memcpy (want, h.now, sizeof want);
+  ck_assert_int_eq (help_write (&h, 3, 3), 0);  /* never committed */
+  help_close (&h, true);
+
+  help_open (&h, 0, false);
+  journal_get_state (h.j, &state);
+  ck_assert_uint_eq (state.checkpoint.id, 5);
+  ck_assert_uint_eq (journal_checkpoints (h.j, list, 8), 5);
+  ck_assert_uint_eq (list[0].id, 1);
+  ck_assert_uint_eq (list[2].id, 3);
+  ck_assert_str_eq (list[2].label, "two");
+  ck_assert_uint_eq (list[4].id, 5);
+  ck_assert_uint_eq (list[4].extents > 0 && list[4].bytes > 0, 1);
+  ck_assert_int_eq (journal_verify (h.j, 1, 5, NULL, NULL, NULL), 0);
+  ck_assert_int_eq (help_replay (&h, 1, 5, disk, NULL), 0);
+  for (unsigned i = 0; i < HELP_DISK_BLOCKS; i++)
+    if (disk[i] != 0)
+      ck_assert_uint_eq (disk[i], want[i]);
+  ck_assert_int_eq (journal_get_damage (h.j, &(struct journal_damage) { 0 }), 0);
+}
+END_TEST
+
+START_TEST (sweep_many_epochs)
+{
+  uint64_t disk[HELP_DISK_BLOCKS] = { 0 };
+
+  help_open (&h, 8 * MIB, false);
+  for (unsigned e = 0; e < 40; e++) {
+    ck_assert_int_eq (help_write (&h, help_below (500), 1 + help_below (12)), 0);
+    (void) help_seal (&h);
+  }
+  ck_assert_int_eq (help_write (&h, 0, 1), 0);
+  h.now[0] = 0;                 /* uncommitted; nothing else is at block 0? */
+  ck_assert_int_eq (help_commit (&h, 20, NULL), 0);
+  ck_assert_int_eq (help_commit (&h, 40, NULL), 0);
+  ck_assert_int_eq (help_replay (&h, 0, 40, disk, NULL), 0);
+  for (unsigned i = 1; i < HELP_DISK_BLOCKS; i++)
+    ck_assert_uint_eq (disk[i], h.now[i]);
+  help_close (&h, true);
+  memset (disk, 0, sizeof disk);
+  help_open (&h, 0, false);
+  ck_assert_int_eq (help_replay (&h, 0, 40, disk, NULL), 0);
+  for (unsigned i = 1; i < HELP_DISK_BLOCKS; i++)
+    ck_assert_uint_eq (disk[i], h.now[i]);
+}
+END_TEST
+
+START_TEST (read_and_pin)
+{
+  uint64_t got[JOURNAL_BLOCK / 8], want[JOURNAL_BLOCK / 8];
+
+  help_open (&h, 8 * MIB, false);
+  /* More than the buffers hold: some is read from the file. */
+  for (unsigned i = 0; i < 20; i++)
+    ck_assert_int_eq (help_write (&h, 0, HELP_DISK_BLOCKS / 2), 0);
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  ck_assert_int_eq (help_write (&h, 256, 256), 0);
+  for (unsigned i = 0; i < HELP_DISK_BLOCKS; i++) {
+    uint32_t n = 1;
+    const void *p;
+
+    ck_assert_int_eq (journal_read (h.j, h.where[i], 0, JOURNAL_BLOCK, got,
+                                    NULL), 0);
+    help_fill (want, h.now[i]);
+    ck_assert_mem_eq (got, want, JOURNAL_BLOCK);
+    ck_assert_int_eq (journal_read (h.j, h.where[i], 1000, 8, got, NULL), 0);
+    ck_assert_uint_eq (got[0], want[125]);
+    p = journal_pin (h.j, h.where[i], &n, true, NULL);
+    ck_assert_ptr_nonnull (p);
+    ck_assert_mem_eq (p, want, JOURNAL_BLOCK);
+    journal_unpin (h.j, h.where[i]);
+  }
+  help_close (&h, true);
+  help_open (&h, 0, false);
+  for (unsigned i = 0; i < 256; i++) {
+    uint32_t n = 256;
+    const void *p = journal_pin (h.j, h.where[i], &n, true, NULL);
+
+    help_fill (want, h.now[i]);
+    ck_assert_ptr_nonnull (p);
+    ck_assert_mem_eq (p, want, JOURNAL_BLOCK);
+    journal_unpin (h.j, h.where[i]);
+  }
+}
+END_TEST
+
+START_TEST (threads_and_laps)
+{
+  struct journal_usage usage;
+
+  help_open (&h, 8 * MIB, _i);
+  ck_assert_int_eq (journal_run (h.j), 0);
+  for (unsigned e = 0; e < 600; e++) {
+    for (unsigned i = 0; i < help_below (20); i++)
+      ck_assert_int_eq (help_write (&h, help_below (400), 1 + help_below (100)),
+                        0);
+    ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+    if (e % 3 == 2)
+      ck_assert_int_eq (help_watermark (&h, h.checkpoint - help_below (2)), 0);
+  }
+  ck_assert_int_eq (help_watermark (&h, h.checkpoint), 0);
+  journal_get_usage (h.j, &usage);
+  ck_assert_uint_lt (usage.used, 10 * MIB);
+  ck_assert_uint_gt (usage.available, 16 * MIB);
+  help_close (&h, true);
+  help_open (&h, 0, false);
+  ck_assert_uint_eq (h.checkpoint, 600);
+}
+END_TEST
+
+START_TEST (full_and_recover)
+{
+  unsigned n = 0;
+  struct journal_usage usage;
+
+  help_open (&h, 8 * MIB, false);
+  ck_assert_int_eq (help_write (&h, 0, 64), 0);
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  while (help_write (&h, 0, 256) == 0)
+    n++;
+  ck_assert_int_eq (errno, ENOSPC);
+  ck_assert_uint_ge (n, 20);
+  journal_get_usage (h.j, &usage);
+  ck_assert_uint_lt (usage.available, MIB);
+  /* A commit still fits. */
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  ck_assert_int_eq (help_write (&h, 0, 256), -1);
+  ck_assert_int_eq (help_watermark (&h, 2), 0);
+  ck_assert_int_eq (help_write (&h, 0, 256), 0);
+  while (help_write (&h, 0, 256) == 0)
+    ;
+  ck_assert_int_eq (journal_discard (h.j), 0);
+  for (unsigned i = 0; i < n - 2; i++)
+    ck_assert_int_eq (help_write (&h, 0, 256), 0);
+}
+END_TEST
+
+static void
+make_dirty (struct journal_state *state)
+{
+  state->clean = false;
+}
+
+static void
+set_clean (struct journal_state *state, void *opaque)
+{
+  (void) opaque;
+  state->clean = true;
+}
+
+START_TEST (clean_stop)
+{
+  struct journal_commit clean = { .kind = JOURNAL_REC_CLEAN,
+                                  .change = set_clean };
+  uint64_t disk[HELP_DISK_BLOCKS] = { 0 }, open_epoch;
+
+  help_open (&h, 8 * MIB, true);
+  ck_assert_int_eq (help_write (&h, 0, 10), 0);
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  for (unsigned i = 0; i < (_i ? 150 : 5); i++)
+    ck_assert_int_eq (help_write (&h, 10 + i, 3), 0);
+  (void) help_seal (&h);
+  ck_assert_int_eq (help_write (&h, 200, 10), 0);
+  ck_assert_int_eq (journal_do_commit (h.j, &clean), 0);
+  help_close (&h, true);
+
+  for (unsigned lap = 0; lap < 3; lap++) {
+    help_open (&h, 8 * MIB, true);      /* opens, but stays clean */
+    ck_assert_int_eq (h.took, JOURNAL_TOOK_SAVED);
+    memset (disk, 0, sizeof disk);
+    ck_assert_int_eq (help_replay (&h, 0, 100, disk, NULL), 0);
+    ck_assert_int_eq (help_replay_uncommitted (&h, disk, &open_epoch), 0);
+    ck_assert_mem_eq (disk, h.now, sizeof disk);
+    ck_assert_uint_eq (h.checkpoint, 1);
+    if (lap < 2)
+      help_close (&h, true);
+  }
+  h.epoch = 3;
+  ck_assert_int_eq (help_record (&h, JOURNAL_REC_DIRTY, make_dirty), 0);
+  ck_assert_int_eq (help_write (&h, 210, 10), 0);
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  help_close (&h, true);
+  help_open (&h, 8 * MIB, true);
+  ck_assert_int_eq (h.took, JOURNAL_TOOK_NOTHING);
+  memset (disk, 0, sizeof disk);
+  ck_assert_int_eq (help_replay (&h, 0, 100, disk, NULL), 0);
+  ck_assert_mem_eq (disk, h.now, sizeof disk);
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("journal");
+  TCase *t = tcase_create ("basic");
+  SRunner *sr = srunner_create (s);
+  int failed;
+
+  tcase_add_checked_fixture (t, setup, teardown);
+  tcase_set_timeout (t, 120);
+  tcase_add_test (t, exists);
+  tcase_add_test (t, config_and_lock);
+  tcase_add_loop_test (t, commit_and_reopen, 0, 2);
+  tcase_add_test (t, sweep_many_epochs);
+  tcase_add_test (t, read_and_pin);
+  tcase_add_loop_test (t, threads_and_laps, 0, 2);
+  tcase_add_test (t, full_and_recover);
+  tcase_add_loop_test (t, clean_stop, 0, 2);
+  suite_add_tcase (s, t);
+  srunner_run_all (sr, CK_NORMAL);
+  failed = srunner_ntests_failed (sr);
+  srunner_free (sr);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

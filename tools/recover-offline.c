@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* mcbuf-recover without a server: replica/recover.h does it. */
+#include "config.h"
+
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "tools/progress.h"
+#include "tools/recover.h"
+#include "tools/tool.h"
+
+static void
+show_progress (void *opaque, const char *phase, uint64_t done, uint64_t total)
+{
+  (void) opaque;
+  progress_show (phase, done, total);
+}
+
+/* {"id":…,"label":…,"time":…,"extents":…,"bytes":…}, as the verb "list" has
+ * it.  NULL: no memory.
+ */
+static json_t *
+checkpoint_json (const struct journal_checkpoint *checkpoint)
+{
+  char time[HOST_TIME_STRLEN];
+
+  host_time_text (checkpoint->time, time);
+  return json_pack ("{s:I,s:s?,s:s,s:I,s:I}",
+                    "id", (json_int_t) checkpoint->id,
+                    "label", checkpoint->label[0] ? checkpoint->label : NULL,
+                    "time", time,
+                    "extents", (json_int_t) checkpoint->extents,
+                    "bytes", (json_int_t) checkpoint->bytes);
+}
+
+static int
+list (const struct options *o, const struct recover_params *params)
+{
+  CLEANUP_FREE struct journal_checkpoint *checkpoints = NULL;
+  struct mcerror err;
+  json_t *array, *object;
+  size_t n = 0;
+
+  if (recover_list (params, &checkpoints, &n, &err) == -1)
+    return tool_fail (&err);
+  array = json_array ();
+  for (size_t i = 0; array && i < n; i++)
+    if (json_array_append_new (array, checkpoint_json (&checkpoints[i])) == -1) {
+      json_decref (array);
+      array = NULL;
+    }
+  object = array ? json_pack ("{s:o}", "checkpoints", array) : NULL;
+  return recover_put_list (object, o);
+}
+
+static json_t *
+result_json (const struct recover_result *result)
+{
+  return json_pack ("{s:I,s:s?,s:I,s:I,s:I,s:I,s:s,s:f}",
+                    "checkpoint", (json_int_t) result->checkpoint.id,
+                    "label", result->checkpoint.label[0]
+                             ? result->checkpoint.label : NULL,
+                    "discarded_bytes", (json_int_t) result->discarded_bytes,
+                    "discarded_epochs", (json_int_t) result->discarded_epochs,
+                    "written_bytes", (json_int_t) result->written_bytes,
+                    "generation", (json_int_t) result->generation,
+                    "state", result->state,
+                    "seconds", result->seconds);
+}
+
+int
+recover_offline (const struct options *o)
+{
+  const struct recover_params params = {
+    .fs = &io_posix, .dir = o->journal, .to = o->to, .disks = o->disks,
+    .ndisks = o->ndisks, .progress = show_progress,
+  };
+  struct recover_result result = { .state = "" };
+  struct mcerror err;
+  int r = -1;
+
+  switch (o->action) {
+  case LIST:
+    return list (o, &params);
+  case RECOVER:
+    r = recover_run (&params, &result, &err);
+    break;
+  case DRY_RUN:
+    r = recover_dry_run (&params, &result, &err);
+    break;
+  case VERIFY:
+    r = recover_verify (&params, &result, &err);
+    break;
+  }
+  progress_end ();
+  if (r == -1)
+    return tool_fail (&err);
+  return recover_put_result (result_json (&result), o, o->action == RECOVER ?
+                             "next: start the VM on its backing image, "
+                             "which is complete" : NULL);
+}
