@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A real QEMU as the primary, without a guest: qemu-io writes in its place.
+
+The machine "none" has no processor, but its block layer, its jobs and its
+"stop" are the real ones.
+"""
+
+import re
+
+from libmcbuf import MiB, check, read_file, skip
+from qmp import QMP, QMPError
+
+
+class Primary:
+    """One QEMU with disks d0, d1 ... on IMAGES."""
+
+    def __init__(self, test, images, quorum=False, discard="unmap"):
+        self.test = test
+        self.images = images
+        path = test.unique("qmp")
+        argv = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none",
+                "-monitor", "none", "-qmp", "unix:%s,server=on,wait=off" % path]
+        for i, image in enumerate(images):
+            if quorum:
+                # COLO's primary: a quorum with one child, a second is added while it runs.
+                argv += ["-drive", "if=none,id=d%d,driver=quorum,read-pattern=fifo,"
+                         "vote-threshold=1,children.0.driver=raw,"
+                         "children.0.file.filename=%s" % (i, image)]
+            else:
+                argv += ["-drive", "if=none,id=d%d,format=raw,discard=%s,"
+                         "detect-zeroes=off,file=%s" % (i, discard, image)]
+        self.log = test.unique("log")
+        self.process = test.spawn(argv, output=self.log)
+        try:
+            self.qmp = QMP(path)
+        except (OSError, QMPError):
+            skip("QEMU does not start: " + read_file(self.log).decode(errors="replace"))
+
+    # --- The guest's part ---
+
+    def io(self, disk, command):
+        """One command of qemu-io on disk number DISK, as its guest would."""
+        said = self.qmp.hmp('qemu-io d%d "%s"' % (disk, command))
+        check(not re.search(r"failed|error|Error|unknown", said), command, "->", said)
+        return said
+
+    def write(self, disk, pattern, offset, length):
+        self.io(disk, "write -P %d %d %d" % (pattern, offset, length))
+
+    def write_soon(self, disk, pattern, offset, length):
+        """Returns at once; QEMU has the write in flight."""
+        self.qmp.hmp('qemu-io d%d "aio_write -P %d %d %d"' % (disk, pattern, offset, length))
+
+    # --- The mirror ---
+
+    def add_replica(self, disk, server, export="", reconnect=10, discard="unmap"):
+        self.qmp.command("blockdev-add", driver="nbd", node_name="r%d" % disk,
+                         export=export, reconnect_delay=reconnect, discard=discard,
+                         server={"type": "unix", "path": server.sock})
+
+    def mirror(self, disk, **more):
+        self.qmp.command("blockdev-mirror", job_id="m%d" % disk, device="d%d" % disk,
+                         target="r%d" % disk, sync="full", copy_mode="write-blocking", **more)
+
+    def wait_ready(self):
+        for i in range(len(self.images)):
+            self.qmp.wait_ready("m%d" % i)
+
+    def job_error(self, disk):
+        """The job is over with an error: its event."""
+        return self.qmp.wait_event("BLOCK_JOB_COMPLETED",
+                                   lambda data: data["device"] == "m%d" % disk)
+
+    # --- A checkpoint, the way a user makes one ---
+
+    def pause(self, server, synced=True):
+        """Stop, seal; the epoch and the disks' contents of this moment."""
+        self.qmp.command("stop")
+        if synced:
+            for i in range(len(self.images)):
+                self.qmp.wait_synced("m%d" % i)
+        epoch = server.seal()
+        contents = [read_file(image) for image in self.images]
+        self.qmp.command("cont")
+        return epoch, contents
+
+    def kill(self):
+        self.qmp.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def random_writes(rng, primary, n, size, soon=False):
+    """N guest writes, zeroes and discards at sector alignment; 512 bytes is the favourite."""
+    for _ in range(n):
+        disk = rng.randrange(len(primary.images))
+        sectors = rng.choice((1, 1, 1, 3, 7, 8, 9, 16, 100, 333))
+        offset = rng.randrange(0, size // 512 - sectors) * 512
+        if rng.random() < 0.5:
+            offset -= offset % 4096
+        kind = rng.random()
+        if soon:
+            primary.write_soon(disk, rng.randrange(1, 256), offset, sectors * 512)
+        elif kind < 0.8:
+            primary.write(disk, rng.randrange(1, 256), offset, sectors * 512)
+        elif kind < 0.9:
+            primary.io(disk, "write -z %s%d %d" % (rng.choice(("", "-u ")), offset, sectors * 512))
+        else:
+            primary.io(disk, "discard %d %d" % (offset, sectors * 512))
+
+
+def primary_images(test, rng, n, size):
+    """Images with data at the start, a hole, and data at the end."""
+    images = []
+    for i in range(n):
+        path = test.path("primary%d.img" % i)
+        with open(path, "wb") as f:
+            f.write(rng.randbytes(size // 4))
+            f.seek(size - MiB)
+            f.write(rng.randbytes(MiB))
+        images.append(path)
+    return images
+
+
+def replica_params(test, n, size, *more):
+    """Parameters of a server with N missing images, to be made."""
+    if n == 1:
+        params = [test.path("replica0.img")]
+    else:
+        params = ["disk=v%d:%s" % (i, test.path("replica%d.img" % i)) for i in range(n)]
+    return params + ["size=%d" % size, "journal=" + test.path("j"),
+                     "journal-size=128M", "buffer=32M", *more]
+
+
+def exports(n):
+    return [""] if n == 1 else ["v%d" % i for i in range(n)]
+
+
+def replica_images(test, n):
+    return [read_file(test.path("replica%d.img" % i)) for i in range(n)]

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Faults for a real server: LD_PRELOADed into nbdkit or a tool, this makes
+ * the host look as if it had been booted again, and makes disks fail.
+ *
+ * MCBUF_FAULTS names a directory in which the test creates and removes files
+ * while the server runs:
+ *
+ *   boot_id     what /proc/sys/kernel/random/boot_id contains
+ *   fdatasync   "ERRNO TEXT": fdatasync of a file whose path contains TEXT fails with ERRNO
+ *   pwrite      the same for pwrite and pwritev
+ *   pread       the same for pread
+ *   count       appended to: one byte for each call that was failed
+ */
+#define _GNU_SOURCE 1
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__ ((visibility ("default")))
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+
+static int (*real_open) (const char *, int, ...);
+static int (*real_fdatasync) (int);
+static ssize_t (*real_pread) (int, void *, size_t, off_t);
+static ssize_t (*real_pwrite) (int, const void *, size_t, off_t);
+static ssize_t (*real_pwritev) (int, const struct iovec *, int, off_t);
+
+__attribute__ ((constructor))
+static void
+load (void)
+{
+  *(void **) &real_open = dlsym (RTLD_NEXT, "open");
+  *(void **) &real_fdatasync = dlsym (RTLD_NEXT, "fdatasync");
+  *(void **) &real_pread = dlsym (RTLD_NEXT, "pread");
+  *(void **) &real_pwrite = dlsym (RTLD_NEXT, "pwrite");
+  *(void **) &real_pwritev = dlsym (RTLD_NEXT, "pwritev");
+}
+
+/* The file NAME of the faults directory -> PATH; is it there? */
+static bool
+fault_file (const char *name, char *path, size_t len)
+{
+  const char *dir = getenv ("MCBUF_FAULTS");
+
+  if (dir == NULL)
+    return false;
+  snprintf (path, len, "%s/%s", dir, name);
+  return access (path, R_OK) == 0;
+}
+
+/* Shall this CALL on FD fail?  Then errno is set. */
+static bool
+fails (const char *call, int fd)
+{
+  char path[4096], text[4096], link[64], target[4096];
+  int save_errno = errno;
+  bool fail = false;
+
+  if (!fault_file (call, path, sizeof path))
+    return false;
+
+  int f = real_open (path, O_RDONLY | O_CLOEXEC);
+  if (f == -1)
+    return false;
+  ssize_t n = read (f, text, sizeof text - 1);
+  close (f);
+  snprintf (link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t m = readlink (link, target, sizeof target - 1);
+  if (n > 0 && m > 0) {
+    char *what;
+    long err;
+
+    text[n] = target[m] = '\0';
+    err = strtol (text, &what, 10);
+    what += strspn (what, " ");
+    what[strcspn (what, "\n")] = '\0';
+    fail = strstr (target, what) != NULL;
+    if (fail) {
+      const char *dir = getenv ("MCBUF_FAULTS");
+
+      snprintf (path, sizeof path, "%s/count", dir);
+      f = real_open (path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+      if (f >= 0) {
+        if (write (f, "x", 1) == -1)
+          perror (path);
+        close (f);
+      }
+      save_errno = err;
+    }
+  }
+  errno = save_errno;
+  return fail;
+}
+
+EXPORT int
+open (const char *path, int flags, ...)
+{
+  char instead[4096];
+  mode_t mode = 0;
+
+  if (flags & (O_CREAT | __O_TMPFILE)) {
+    va_list args;
+
+    va_start (args, flags);
+    mode = va_arg (args, mode_t);
+    va_end (args);
+  }
+  if (real_open == NULL)
+    load ();
+  if (strcmp (path, BOOT_ID) == 0
+      && fault_file ("boot_id", instead, sizeof instead))
+    path = instead;
+  return real_open (path, flags, mode);
+}
+
+EXPORT int
+open64 (const char *path, int flags, ...)
+{
+  mode_t mode = 0;
+
+  if (flags & (O_CREAT | __O_TMPFILE)) {
+    va_list args;
+
+    va_start (args, flags);
+    mode = va_arg (args, mode_t);
+    va_end (args);
+  }
+  return open (path, flags, mode);
+}
+
+EXPORT int
+fdatasync (int fd)
+{
+  return fails ("fdatasync", fd) ? -1 : real_fdatasync (fd);
+}
+
+EXPORT ssize_t
+pread (int fd, void *buf, size_t len, off_t off)
+{
+  return fails ("pread", fd) ? -1 : real_pread (fd, buf, len, off);
+}
+
+EXPORT ssize_t
+pread64 (int fd, void *buf, size_t len, off_t off)
+{
+  return pread (fd, buf, len, off);
+}
+
+EXPORT ssize_t
+pwrite (int fd, const void *buf, size_t len, off_t off)
+{
+  return fails ("pwrite", fd) ? -1 : real_pwrite (fd, buf, len, off);
+}
+
+EXPORT ssize_t
+pwrite64 (int fd, const void *buf, size_t len, off_t off)
+{
+  return pwrite (fd, buf, len, off);
+}
+
+EXPORT ssize_t
+pwritev (int fd, const struct iovec *iov, int n, off_t off)
+{
+  return fails ("pwrite", fd) ? -1 : real_pwritev (fd, iov, n, off);
+}
+
+EXPORT ssize_t
+pwritev64 (int fd, const struct iovec *iov, int n, off_t off)
+{
+  return pwritev (fd, iov, n, off);
+}
