@@ -212,6 +212,7 @@ extern int replica_commit (struct replica *r, const struct commit_request *req,
 extern int replica_prepare_seal (struct replica *r);
 /* Promoted writes so far become durable. */
 extern int promoted_flush (struct replica *r);
+extern int promoted_flush_turn (struct replica *r);     /* the caller has the turn */
 
 /* --- drain.c: from maps to backing images ---------------------------------- */
 

@@ -10,6 +10,8 @@
 
 #include "replica/internal.h"
 
+#define STOP_MS 10000           /* how long a stop waits for requests under way */
+
 /* --- disks ------------------------------------------------------------------------ */
 
 char *
@@ -271,7 +273,7 @@ save (struct replica *r)
   switch (state) {
   case JOURNAL_SYNCING:
   case JOURNAL_PROMOTED:
-    if (state == JOURNAL_PROMOTED && !direct && promoted_flush (r) == -1)
+    if (state == JOURNAL_PROMOTED && !direct && promoted_flush_turn (r) == -1)
       return -1;
     for (unsigned i = 0; i < r->ndisks; i++)
       if (backing_flush (r->disks[i].backing) == -1)
@@ -293,24 +295,40 @@ save (struct replica *r)
   return journal_do_commit (r->journal, &commit);
 }
 
-void
-replica_close (struct replica *r)
+/* No request is under way any more, or it takes too long. */
+static bool
+wait_idle_locked (struct replica *r)
 {
-  int saved = errno;
+  uint64_t until = host_monotonic_ns () + STOP_MS * UINT64_C (1000000);
+  bool idle;
+
+  r->want_idle++;
+  r->quiescing = true;
+  while (!(idle = r->through == 0 && r->journaled == 0 &&
+           r->readers[0] + r->readers[1] == 0) &&
+         host_monotonic_ns () < until)
+    (void) wait_changed_locked (r, 100);
+  r->quiescing = false;
+  r->want_idle--;
+  return idle;
+}
+
+void
+replica_stop (struct replica *r)
+{
   bool saved_all;
 
-  if (r == NULL)
-    return;
-  saved_all = r->clean;         /* if it never ran */
   control_close (r->control);
-  if (r->running) {
+  r->control = NULL;
+  if (!r->running)
+    /* Nothing was acknowledged, so nothing is missing that was not before. */
+    saved_all = r->clean;
+  else {
+    bool idle;
+
     {
       SCOPED_LOCK (&r->lock);
-      turn_begin_locked (r);
-      turn_end_locked (r);
-    }
-    {
-      SCOPED_LOCK (&r->lock);
+      turn_begin_locked (r);    /* and keep it: nobody shall come after us */
       r->stopping = true;
       pthread_cond_broadcast (&r->changed);
       pthread_cond_broadcast (&r->work);
@@ -318,11 +336,29 @@ replica_close (struct replica *r)
     }
     (void) pthread_join (r->wo_thread, NULL);
     (void) pthread_join (r->house_thread, NULL);
-    saved_all = save (r) == 0;
+    r->running = false;
+    {
+      SCOPED_LOCK (&r->lock);
+      idle = wait_idle_locked (r);
+    }
+    saved_all = idle && save (r) == 0;
     if (!saved_all)
-      replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot save the speculation buffer: %m", r->dir);
+      replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot save the speculation buffer: %m; "
+                   "it stays in shared memory for the next start", r->dir);
+    if (!idle)
+      return;                   /* somebody still uses the journal */
   }
   journal_stop (r->journal, saved_all);
+}
+
+void
+replica_close (struct replica *r)
+{
+  int saved = errno;
+
+  if (r == NULL)
+    return;
+  replica_stop (r);
   destroy (r);
   errno = saved;
 }
