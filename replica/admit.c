@@ -88,13 +88,17 @@ admit_locked (struct replica *r, const struct replica_export *e, bool write)
     errno = ESHUTDOWN;
     return -1;
   }
+  if (e->fence < r->fence) {
+    errno = ESHUTDOWN;
+    return -1;
+  }
   if (e->view == REPLICA_PROMOTED) {
     if (r->state == JOURNAL_PROMOTED)
       return 0;
     errno = r->state == JOURNAL_FAILED ? EIO : ESHUTDOWN;
     return -1;
   }
-  if (r->state == JOURNAL_PROMOTED || e->fence < r->fence ||
+  if (r->state == JOURNAL_PROMOTED ||
       (e->generation != 0 && e->generation != r->generation)) {
     errno = ESHUTDOWN;
     return -1;
@@ -158,8 +162,7 @@ route_begin (struct replica *r, const struct replica_export *e,
 
   do {
     again = false;
-    while (r->holing)
-      pthread_cond_wait (&r->changed, &r->lock);
+    wait_settled_locked (r);
     if (admit_locked (r, e, true) == -1)
       return -1;
     if (r->closing || (r->drain_hold && r->state == JOURNAL_PROMOTED)) {

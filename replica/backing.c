@@ -188,11 +188,12 @@ backing_pwritev (struct backing *b, struct iovec *iov, int n, uint64_t off)
   return io_pwritev (b->file, iov, n, off);
 }
 
+/* Never to be had here, for any range. */
 static bool
 unsupported (int errnum)
 {
   return errnum == EOPNOTSUPP || errnum == ENOTSUP || errnum == ENODEV ||
-    errnum == EINVAL || errnum == ENOSYS;
+    errnum == ENOSYS;
 }
 
 int
@@ -205,17 +206,19 @@ backing_zero (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
     if (io_fallocate (b->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                       off, len) == 0)
       return 0;
-    if (!unsupported (errno))
+    if (unsupported (errno))
+      b->no_punch = true;
+    else if (errno != EINVAL)   /* a range that a block device does not take */
       return -1;
-    b->no_punch = true;
   }
   if (!b->no_zero_range) {
     if (io_fallocate (b->file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
                       off, len) == 0)
       return 0;
-    if (!unsupported (errno))
+    if (unsupported (errno))
+      b->no_zero_range = true;
+    else if (errno != EINVAL)
       return -1;
-    b->no_zero_range = true;
   }
   if (fast) {
     errno = ENOTSUP;
@@ -259,7 +262,7 @@ backing_extent (struct backing *b, uint64_t off, uint64_t max, uint64_t *len,
     return 0;
   }
   if (data == -1)
-    return unsupported (errno) ? 0 : -1;
+    return unsupported (errno) || errno == EINVAL ? 0 : -1;
   if ((uint64_t) data > off) {
     *hole = true;
     *len = MIN (max, (uint64_t) data - off);
@@ -267,7 +270,7 @@ backing_extent (struct backing *b, uint64_t off, uint64_t max, uint64_t *len,
   }
   off_t end = io_seek (b->file, off, SEEK_HOLE);
   if (end == -1)
-    return unsupported (errno) || errno == ENXIO ? 0 : -1;
+    return unsupported (errno) || errno == EINVAL || errno == ENXIO ? 0 : -1;
   if ((uint64_t) end > off)
     *len = MIN (max, (uint64_t) end - off);
   return 0;

@@ -63,7 +63,7 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
   {
     SCOPED_LOCK (&r->lock);
 
-    while (r->closing)
+    while (r->closing || (r->moving && !promoted))
       pthread_cond_wait (&r->changed, &r->lock);
     if (r->stopping && !promoted) {
       errno = ESHUTDOWN;
@@ -183,7 +183,9 @@ change_commit (struct journal_state *state, void *opaque)
     state->target = c->checkpoint->id;
   }
   state->has_checkpoint = true;
-  state->state = JOURNAL_PROTECTED;
+  /* A hole that was recorded meanwhile stays one. */
+  if (state->state != JOURNAL_STALE)
+    state->state = JOURNAL_PROTECTED;
 }
 
 static void
@@ -242,7 +244,9 @@ check_commit (struct replica *r, const struct commit_request *req,
 {
   SCOPED_LOCK (&r->lock);
 
-  if (!takes_writes (r->state))
+  if (!takes_writes (r->state) &&
+      !(r->state == JOURNAL_STALE && req->has_epoch && r->has_checkpoint &&
+        req->epoch <= r->checkpoint.id))
     return refuse_state_locked (r, "commit", err);
   if (req->generation != 0 && req->generation != r->generation) {
     errno = EPERM;
@@ -258,13 +262,20 @@ check_commit (struct replica *r, const struct commit_request *req,
                                        .epoch = req->epoch };
     return 1;
   }
+  if (req->epoch == 0) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot commit: epochs count from 1, and there is no checkpoint 0");
+  }
   if (req->epoch <= r->void_epoch) {
     errno = EPERM;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot commit: epoch %" PRIu64 " was discarded: commit without an epoch once "
                         "the new copy is whole", req->epoch);
   }
-  if (req->epoch >= speculation_open_number (r->spec)) {
+  if (req->epoch >= speculation_open_number (r->spec) ||
+      (r->state == JOURNAL_SYNCING &&
+       (!r->closed || req->epoch < r->closed_epoch))) {
     errno = EPERM;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot commit: epoch %" PRIu64 " is not sealed (epoch %" PRIu64
@@ -322,6 +333,12 @@ commit_turn (struct replica *r, const struct commit_request *req,
   if (journal_do_commit (r->journal, &commit) == -1) {
     int saved = errno;
 
+    if (!journal_failed (r->journal)) {
+      errno = saved;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot commit: %m: nothing is lost; commit epoch %" PRIu64 " again later",
+                          cp.id);
+    }
     replica_fail (r, "committing", saved);
     errno = EIO;
     return mcerror_set (err, MCEXIT_REFUSED,
@@ -393,7 +410,8 @@ promoted_flush_turn (struct replica *r)
   commit.change = change_promoted_commit;
   commit.opaque = &open;
   if (journal_do_commit (r->journal, &commit) == -1) {
-    replica_fail (r, "flushing promoted writes", errno);
+    if (journal_failed (r->journal))
+      replica_fail (r, "flushing promoted writes", errno);
     errno = EIO;
     return -1;
   }

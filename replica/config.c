@@ -123,6 +123,10 @@ check_path (struct replica *r, const struct journal_disk *was,
                         r->dir, show_name (was->name), was->path,
                         backing_path (is->backing));
   }
+  if (errno != ENOENT && errno != ENOTDIR)
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s: cannot see whether the image of disk %s has moved from there: %m",
+                        was->path, show_name (was->name));
   *moved = true;
   return 0;
 }

@@ -66,6 +66,9 @@ struct replica {
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
   bool holing;                  /* "stale" is being made durable: no refusal goes out before */
+  uint64_t moves;               /* counts promotes and resyncs */
+  unsigned parked;              /* refused writes that wait for a move to end */
+  bool moving;                  /* promote or resync changes the state: who would act on it waits */
   bool clean;                   /* the clean mark is on: take it off before a write is acknowledged */
   bool closing, closed;         /* syncing: being closed, was closed by a seal */
   uint64_t closed_epoch;        /* … of this epoch */
@@ -155,6 +158,14 @@ extern int check_config (struct replica *r, struct mcerror *err);
 /* Go on from what the journal, and perhaps shared memory, hold. */
 extern int revive (struct replica *r, const struct replica_params *params,
                    struct mcerror *err);
+
+/* Wait while the state is on the move, or "stale" is being made durable. */
+extern void wait_settled_locked (struct replica *r);
+/* Around a change of state that discards speculation, with the turn: nobody
+ * publishes, seals, or begins a write in between.
+ */
+extern void move_begin_locked (struct replica *r);
+extern void move_end (struct replica *r);
 
 /* --- guard.c: readers of journal blocks ----------------------------------- */
 

@@ -50,7 +50,7 @@ absolute (const struct io_fs *fs, const char *path, struct mcerror *err)
 
 static int
 open_disks (struct replica *r, const struct replica_params *params,
-            struct mcerror *err)
+            bool make, struct mcerror *err)
 {
   r->disks = calloc (params->ndisks, sizeof *r->disks);
   if (r->disks == NULL)
@@ -70,10 +70,17 @@ open_disks (struct replica *r, const struct replica_params *params,
       errno = ENAMETOOLONG;
       return mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
     }
-    if (backing_open (params->fs, path, p->create, p->size, &d->backing,
-                      err) == -1)
+    /* The image of a replica that has a life behind it is never made anew. */
+    if (backing_open (params->fs, path, p->create && make, p->size,
+                      &d->backing, err) == -1)
       return -1;
     d->size = backing_size (d->backing);
+    if (p->create && d->size != p->size) {
+      errno = EINVAL;
+      return mcerror_set (err, MCEXIT_USAGE,
+                          "%s: the backing image has %" PRIu64 " bytes, size= says %" PRIu64
+                          ": leave size= out", path, d->size, p->size);
+    }
   }
   return 0;
 }
@@ -149,13 +156,13 @@ replica_open (const struct replica_params *params, struct replica **replica,
                  params->ndisks, JOURNAL_MAX_DISKS);
     goto error;
   }
-  if (open_disks (r, params, err) == -1)
-    goto error;
   exists = journal_exists (params->fs, params->dir);
   if (exists == -1) {
     mcerror_set (err, MCEXIT_USAGE, "%s: cannot look for a journal: %m", params->dir);
     goto error;
   }
+  if (open_disks (r, params, !exists, err) == -1)
+    goto error;
   if (!exists && replica_create (r, params, err) == -1)
     goto error;
   if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||

@@ -133,15 +133,24 @@ discard_speculation (struct replica *r)
   return journal_discard (r->journal);
 }
 
-/* Keep the write-out thread from beginning a cycle, and wait for the one it is in. */
-static void
-hold_writeout (struct replica *r)
+/* Keep the write-out thread from beginning a cycle, and wait for the one it is
+ * in; -1 when that does not come to an end.
+ */
+static int
+hold_writeout (struct replica *r, struct mcerror *err)
 {
   SCOPED_LOCK (&r->lock);
 
   r->hold_writeout = true;
   while (r->writing_out && r->wo_error[0] == '\0' && !r->stopping)
     pthread_cond_wait (&r->changed, &r->lock);
+  if (!r->writing_out)
+    return 0;
+  r->hold_writeout = false;
+  errno = EPERM;
+  return mcerror_set (err, MCEXIT_REFUSED,
+                      "cannot promote to an older checkpoint while write-out is under way: %s: "
+                      "mend that, or promote to the last one", r->wo_error);
 }
 
 static void
@@ -185,42 +194,24 @@ check_promote (struct replica *r, const char *to,
   return 0;
 }
 
-static int
-promote_turn (struct replica *r, const char *to,
-              struct promote_answer *answer, struct mcerror *err)
+static bool
+is_older (struct replica *r, uint64_t checkpoint)
 {
-  struct promote_change change = { .epochs = 0 };
-  struct speculation_stat stat;
-  uint64_t newest;
-  int result = check_promote (r, to, answer, err);
+  SCOPED_LOCK (&r->lock);
 
-  if (result != 0)
-    return result == 1 ? 0 : -1;
-  if (choose (r, to, &change.checkpoint, err) == -1)
-    return -1;
-  {
-    SCOPED_LOCK (&r->lock);
-    newest = r->checkpoint.id;
-    speculation_get_stat (r->spec, &stat);
-    change.open = speculation_open_number (r->spec) + 1;
-    change.epochs = stat.sealed + (speculation_newest (r->spec)->extents > 0);
-    change.bytes = stat.bytes;
-  }
-  if (change.checkpoint.id != newest) {
-    hold_writeout (r);
-    /* The cycle that just ended may have gone past what was chosen. */
-    if (choose (r, to, &change.checkpoint, err) == -1 ||
-        rebuild_writeout (r, change.checkpoint.id, err) == -1) {
-      release_writeout (r);
-      return -1;
-    }
-  }
+  return checkpoint != r->checkpoint.id;
+}
+
+/* The moment itself: the record, then what it means in memory. */
+static int
+promote_record (struct replica *r, struct promote_change *change,
+                struct promote_answer *answer, struct mcerror *err)
+{
   if (journal_record (r->journal, JOURNAL_REC_PROMOTE, change_promote,
-                      &change) == -1) {
+                      change) == -1) {
     int saved = errno;
 
     replica_fail (r, "recording the promote", saved);
-    release_writeout (r);
     errno = EIO;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot promote: %s/journal: %s: the replica has failed",
@@ -231,23 +222,59 @@ promote_turn (struct replica *r, const char *to,
     r->state = JOURNAL_PROMOTED;
     r->direct = false;
     r->lost = false;
-    r->generation = change.generation;
-    r->checkpoint = change.checkpoint;
-    r->discarded_epochs = change.epochs;
-    r->discarded_bytes = change.bytes;
+    r->moves++;
+    r->generation = change->generation;
+    r->checkpoint = change->checkpoint;
+    r->discarded_epochs = change->epochs;
+    r->discarded_bytes = change->bytes;
     set_reason_locked (r, "%s", "the backlog drains; the disk is served as NAME@promoted");
     house_event_locked (r, "promote", "checkpoint %" PRIu64 ", generation %" PRIu64,
                         r->checkpoint.id, r->generation);
-    pthread_cond_broadcast (&r->changed);
     answer_locked (r, answer);
   }
   replica_log (r, REPLICA_LOG_INFO, "promoted to checkpoint %" PRIu64 ", generation %" PRIu64,
-               change.checkpoint.id, change.generation);
-  result = discard_speculation (r);
-  if (result == -1)
+               change->checkpoint.id, change->generation);
+  /* Promoted all the same: what cannot be recycled is only room. */
+  if (discard_speculation (r) == -1)
     replica_fail (r, "discarding speculation", errno);
-  release_writeout (r);
   return 0;
+}
+
+static int
+promote_turn (struct replica *r, const char *to,
+              struct promote_answer *answer, struct mcerror *err)
+{
+  struct promote_change change = { .epochs = 0 };
+  int result = check_promote (r, to, answer, err);
+
+  if (result != 0)
+    return result == 1 ? 0 : -1;
+  if (choose (r, to, &change.checkpoint, err) == -1)
+    return -1;
+  if (is_older (r, change.checkpoint.id)) {
+    if (hold_writeout (r, err) == -1)
+      return -1;
+    /* The cycle that just ended may have gone past what was chosen. */
+    if (choose (r, to, &change.checkpoint, err) == -1 ||
+        rebuild_writeout (r, change.checkpoint.id, err) == -1) {
+      release_writeout (r);
+      return -1;
+    }
+  }
+  {
+    struct speculation_stat stat;
+    SCOPED_LOCK (&r->lock);
+
+    move_begin_locked (r);
+    speculation_get_stat (r->spec, &stat);
+    change.open = speculation_open_number (r->spec) + 1;
+    change.epochs = stat.sealed + (speculation_newest (r->spec)->extents > 0);
+    change.bytes = stat.bytes;
+  }
+  result = promote_record (r, &change, answer, err);
+  move_end (r);
+  release_writeout (r);
+  return result;
 }
 
 int

@@ -87,6 +87,22 @@ put_grow (struct put *p)
   return 0;
 }
 
+/* Will somebody make room?  Write-out, a commit under way that gives it work, or the flush of
+ * promoted writes that the write-out thread does when it is idle.
+ */
+static bool
+room_may_come_locked (struct replica *r)
+{
+  struct speculation_stat stat;
+
+  if (r->stopping || r->wo_error[0])
+    return false;
+  if (!writeout_is_empty (r->wo) || r->writing_out || r->commit_turn)
+    return true;
+  speculation_get_stat (r->spec, &stat);
+  return r->state == JOURNAL_PROMOTED && stat.extents > 0;
+}
+
 /* The journal has no room: wait for write-out to make some, while it gets
  * anywhere.  SEEN is wo_progress from before the attempt.
  */
@@ -109,13 +125,13 @@ wait_space (struct replica *r, uint64_t seen)
       written = r->wo_written;
       since = host_monotonic_ns ();
     }
-    if ((writeout_is_empty (r->wo) && !r->writing_out) || r->wo_error[0] ||
-        r->stopping ||
+    if (!room_may_come_locked (r) ||
         host_monotonic_ns () - since > STALLED_MS * UINT64_C (1000000)) {
       errno = ENOSPC;
       break;
     }
-    if (wait_changed_locked (r, 1000) == -1 && errno != ETIMEDOUT)
+    pthread_cond_signal (&r->work);
+    if (wait_changed_locked (r, 100) == -1 && errno != ETIMEDOUT)
       break;
   }
   r->waiting--;
@@ -325,6 +341,7 @@ put_publish (struct put *p, const struct replica_export *e)
 
   SCOPED_LOCK (&r->lock);
 
+  wait_settled_locked (r);
   if (admit_locked (r, e, true) == -1) {
     journal_uncredit (r->journal, p->n, p->blocks);
     rmw_remove_locked (p);

@@ -148,8 +148,12 @@ begin (struct recovery *rec, const struct recover_params *params,
   else if (params->to &&
            recover_choose (rec->list, rec->nlist, params->to, &rec->chosen, err) == -1)
     return -1;
+  /* Damage above what was asked for by name does no harm to that; but nobody is
+   * given an older checkpoint than the last who did not ask for one.
+   */
   if (journal_get_damage (rec->j, &damage) == 1 &&
-      (damage.checkpoint == 0 || damage.checkpoint <= rec->chosen.id))
+      (params->to == NULL || damage.checkpoint == 0 ||
+       damage.checkpoint <= rec->chosen.id))
     return damage_error (rec, &damage);
   return 0;
 }
@@ -379,7 +383,8 @@ change_promote (struct journal_state *state, void *opaque)
   state->discarded_bytes = c->bytes;
   state->drained = false;
   state->clean = true;          /* promoted, and nothing is in flight */
-  state->void_epoch = state->epoch - 1;
+  state->void_epoch = state->epoch_limit;
+  state_epoch (state, state->epoch_limit + 1);
 }
 
 static void

@@ -12,6 +12,8 @@
 
 #include "replica/internal.h"
 
+#define REST_MS 10000           /* how long an overwrite waits for writes under way */
+
 static void
 change_resync (struct journal_state *state, void *opaque)
 {
@@ -71,8 +73,29 @@ check_resync_locked (struct replica *r, bool overwrite, struct mcerror *err)
   return refuse_locked (r, "unknown state", err);
 }
 
+/* For an overwrite: no cycle of write-out, and no write that is still on its
+ * way to an image, may come after the new copy has begun.  Called while
+ * moving, so that none begins.
+ */
 static int
-resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
+come_to_rest_locked (struct replica *r, struct mcerror *err)
+{
+  uint64_t until = host_monotonic_ns () + REST_MS * UINT64_C (1000000);
+
+  r->hold_writeout = true;
+  r->want_idle++;
+  while ((r->writing_out || r->through > r->parked) && r->wo_error[0] == '\0' &&
+         !r->stopping && host_monotonic_ns () < until)
+    (void) wait_changed_locked (r, 100);
+  r->want_idle--;
+  if (!r->writing_out && r->through <= r->parked)
+    return 0;
+  return refuse_locked (r, "writes to a backing image do not come to an end: mend it, or restart the server", err);
+}
+
+/* With the turn, moving. */
+static int
+resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
 {
   struct writeout *fresh = NULL, *old = NULL;
   uint64_t open;
@@ -80,35 +103,20 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
   {
     SCOPED_LOCK (&r->lock);
 
-    if (check_resync_locked (r, overwrite, err) == -1)
+    if (check_resync_locked (r, overwrite, err) == -1 ||
+        (overwrite && come_to_rest_locked (r, err) == -1))
       return -1;
     open = speculation_open_number (r->spec) + 1;
-    if (overwrite) {
-      r->hold_writeout = true;
-      while (r->writing_out && !r->stopping && r->wo_error[0] == '\0')
-        pthread_cond_wait (&r->changed, &r->lock);
-      if (r->writing_out) {
-        r->hold_writeout = false;
-        return refuse_locked (r, "write-out does not come to an end: mend the backing image, or restart the server", err);
-      }
-      /* What is on its way to the images of a promoted disk must not land on the new copy. */
-      r->drain_hold = true;
-      r->want_idle++;
-      while (r->state == JOURNAL_PROMOTED && r->through > 0)
-        pthread_cond_wait (&r->changed, &r->lock);
-      r->want_idle--;
-    }
   }
-  if (overwrite && (fresh = writeout_new ()) == NULL) {
-    mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
-    goto error;
-  }
+  if (overwrite && (fresh = writeout_new ()) == NULL)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
   if (journal_record (r->journal, JOURNAL_REC_STATE,
                       overwrite ? change_overwrite : change_resync,
                       &open) == -1) {
     replica_fail (r, "recording the resync", errno);
     mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %m", r->dir);
-    goto error;
+    writeout_free (fresh);
+    return -1;
   }
   {
     SCOPED_LOCK (&r->lock);
@@ -119,9 +127,9 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
         r->state != JOURNAL_SYNCING)
       r->fence++;
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
-    r->drain_hold = false;
-    r->lost = r->closed = r->direct = false;
+    r->lost = r->closed = r->direct = r->drain_hold = false;
     r->clean = false;
+    r->moves++;
     if (overwrite) {
       r->has_checkpoint = false;
       r->checkpoint = (struct journal_checkpoint) { .id = 0 };
@@ -129,35 +137,37 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
       r->backlog_since = 0;
       old = r->wo;
       r->wo = fresh;
-      fresh = NULL;
     }
     set_reason_locked (r, "%s", overwrite ? "first copy; no checkpoint yet" :
                        "a new full copy runs; the last checkpoint stays recoverable");
     house_event_locked (r, "resync", "%s", overwrite ? "overwrite" : "");
-    pthread_cond_broadcast (&r->changed);
   }
   if (discard_speculation (r) == -1 ||
       (overwrite && journal_forget (r->journal, open - 1) == -1))
     replica_fail (r, "recycling", errno);
   writeout_free (old);
+  return 0;
+}
+
+static int
+resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
+{
+  int result, saved;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    move_begin_locked (r);
+  }
+  result = resync_moving (r, overwrite, err);
+  saved = errno;
   {
     SCOPED_LOCK (&r->lock);
     r->hold_writeout = false;
     pthread_cond_signal (&r->work);
   }
-  return 0;
-
- error:
-  {
-    int saved = errno;
-    SCOPED_LOCK (&r->lock);
-
-    r->hold_writeout = r->drain_hold = false;
-    pthread_cond_broadcast (&r->changed);
-    errno = saved;
-  }
-  writeout_free (fresh);
-  return -1;
+  move_end (r);
+  errno = saved;
+  return result;
 }
 
 int

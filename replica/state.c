@@ -111,6 +111,30 @@ state_epoch (struct journal_state *state, uint64_t open)
     state->epoch_limit = open + EPOCHS_AHEAD;
 }
 
+void
+wait_settled_locked (struct replica *r)
+{
+  while (r->moving || r->holing)
+    pthread_cond_wait (&r->changed, &r->lock);
+}
+
+void
+move_begin_locked (struct replica *r)
+{
+  while (r->moving || r->holing || r->closing)
+    pthread_cond_wait (&r->changed, &r->lock);
+  r->moving = true;
+}
+
+void
+move_end (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  r->moving = false;
+  pthread_cond_broadcast (&r->changed);
+}
+
 static void
 change_dirty (struct journal_state *state, void *opaque)
 {
@@ -123,7 +147,8 @@ make_dirty (struct replica *r)
 {
   {
     SCOPED_LOCK (&r->lock);
-    if (!r->clean)
+    /* The images of a drained promoted disk do not need the journal. */
+    if (!r->clean || (r->state == JOURNAL_PROMOTED && r->direct))
       return 0;
   }
   /* Two who find it clean write two records: harmless, and rarer than rare. */
@@ -155,9 +180,16 @@ replica_hole (struct replica *r, int errnum, const char *what)
 
   {
     SCOPED_LOCK (&r->lock);
+    uint64_t moves = r->moves;
 
-    while (r->holing)
-      pthread_cond_wait (&r->changed, &r->lock);
+    r->parked++;
+    if (r->want_idle > 0)
+      pthread_cond_broadcast (&r->changed);
+    wait_settled_locked (r);
+    r->parked--;
+    /* The stream that has the hole is not this one any more. */
+    if (r->moves != moves)
+      return;
     if (r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
         r->state == JOURNAL_RESYNCING) {
       r->state = JOURNAL_STALE;

@@ -38,13 +38,13 @@ replay_uncommitted (void *opaque, uint64_t epoch,
 
 /* Put the speculation buffer together as it was.  -1: it is not whole. */
 static int
-restore_speculation (struct replica *r, const struct journal_state *state)
+restore_speculation (struct replica *r, const struct journal_state *state,
+                     uint64_t newest)
 {
   /* The epoch that closed a first copy is sealed and not committed either. */
   uint64_t first = state->state == JOURNAL_SYNCING && state->closed ?
     state->watermark.id :
-    MAX (MAX (state->checkpoint.id, state->watermark.id),
-         state->void_epoch) + 1;
+    MAX (newest, state->void_epoch) + 1;
   uint64_t open = 0;
   struct journal_damage damage;
 
@@ -76,10 +76,9 @@ empty_speculation (struct replica *r, uint64_t open)
 /* The committed backlog. */
 static int
 restore_writeout (struct replica *r, const struct journal_state *state,
-                  struct journal_damage *damage)
+                  uint64_t *newest, struct journal_damage *damage)
 {
   struct epoch *e;
-  uint64_t newest = MAX (state->checkpoint.id, state->target);
 
   r->wo = writeout_new ();
   if (r->wo == NULL)
@@ -89,24 +88,24 @@ restore_writeout (struct replica *r, const struct journal_state *state,
   e = epoch_new ();
   if (e == NULL)
     return -1;
-  if (replay_map (r->journal, state->watermark.id, UINT64_MAX, e, &newest,
+  if (replay_map (r->journal, state->watermark.id, UINT64_MAX, e, newest,
                   damage) == -1) {
     epoch_free (e);
     return -1;
   }
-  if (newest == state->watermark.id && map_is_empty (e->map)) {
+  if (*newest == state->watermark.id && map_is_empty (e->map)) {
     epoch_free (e);
     return 0;
   }
   r->backlog_since = host_monotonic_ns ();
-  writeout_add (r->wo, newest, e);
+  writeout_add (r->wo, *newest, e);
   return 0;
 }
 
 /* Which state does the replica wake up in?  Fills reason; keeps *STATE's meaning otherwise. */
 static int
-wake (struct replica *r, struct journal_state *state, enum journal_took took,
-      bool *restored, struct mcerror *err)
+wake (struct replica *r, struct journal_state *state, uint64_t newest,
+      enum journal_took took, bool *restored, struct mcerror *err)
 {
   uint8_t boot_id[HOST_ID_LEN];
   bool same_boot, whole;
@@ -118,7 +117,7 @@ wake (struct replica *r, struct journal_state *state, enum journal_took took,
   whole = (took == JOURNAL_TOOK_SHARED || took == JOURNAL_TOOK_SAVED ||
            (took == JOURNAL_TOOK_NOTHING && state->clean)) &&
     state->state != JOURNAL_STALE && state->state != JOURNAL_FAILED;
-  if (whole && restore_speculation (r, state) == -1) {
+  if (whole && restore_speculation (r, state, newest) == -1) {
     if (errno == ENOMEM)
       return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
     whole = false;
@@ -223,19 +222,21 @@ revive (struct replica *r, const struct replica_params *params,
   enum journal_took took;
   bool damaged = journal_get_damage (r->journal, &damage) == 1;
   bool restored = false;
+  uint64_t newest;
 
   journal_get_state (r->journal, &state);
   if (journal_start (r->journal, params->buffer ? params->buffer :
                      REPLICA_DEFAULT_BUFFER, params->shared, &took, err) == -1)
     return -1;
   r->generation = state.generation;
-  if (wake (r, &state, took, &restored, err) == -1)
-    return -1;
-  if (!damaged && restore_writeout (r, &state, &damage) == -1) {
+  newest = MAX (MAX (state.checkpoint.id, state.watermark.id), state.target);
+  if (!damaged && restore_writeout (r, &state, &newest, &damage) == -1) {
     if (errno != EBADMSG)
       return mcerror_set (err, MCEXIT_USAGE, "%s: cannot read the journal: %m", r->dir);
     damaged = true;
   }
+  if (wake (r, &state, newest, took, &restored, err) == -1)
+    return -1;
   if (damaged) {
     state.state = JOURNAL_FAILED;
     note_damage (r, &damage);

@@ -22,7 +22,7 @@ through (struct replica *r, const struct replica_export *e, const void *buf,
                   flags & REPLICA_FAST_ZERO);
   if (result == 0 && flags & REPLICA_FUA)
     result = backing_flush (b);
-  if (result == -1 && errno != ENOTSUP) {
+  if (result == -1 && !(errno == ENOTSUP && flags & REPLICA_FAST_ZERO)) {
     int saved = errno;
 
     replica_log (r, REPLICA_LOG_ERROR, "%s: cannot write: %m", backing_path (b));
@@ -84,14 +84,21 @@ int
 replica_flush (struct replica *r, const struct replica_export *e)
 {
   struct backing *b = r->disks[e->disk].backing;
+  int result = 0;
   bool image;
 
   {
     SCOPED_LOCK (&r->lock);
+    wait_settled_locked (r);
     if (admit_locked (r, e, true) == -1)
       return -1;
     image = r->state == JOURNAL_PROMOTED ? r->direct :
       r->state == JOURNAL_SYNCING;
+    /* Counted, for the kernel reports a lost page only once: a first commit must
+     * not sync the image between our error and the hole that it is.
+     */
+    if (image)
+      r->through++;
   }
   if (e->view == REPLICA_PROMOTED && !image && promoted_flush (r) == -1)
     return -1;
@@ -101,8 +108,11 @@ replica_flush (struct replica *r, const struct replica_export *e)
     replica_log (r, REPLICA_LOG_ERROR, "%s: cannot sync: %m", backing_path (b));
     if (e->view == REPLICA_INLET)
       replica_hole (r, saved, backing_path (b));
-    errno = EIO;
-    return -1;
+    result = -1;
   }
-  return 0;
+  if (image)
+    route_end (r, ROUTE_THROUGH);
+  if (result == -1)
+    errno = EIO;
+  return result;
 }

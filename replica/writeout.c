@@ -130,6 +130,8 @@ cycle_progress (void *opaque, uint64_t bytes)
   SCOPED_LOCK (&r->lock);
 
   r->wo_written += bytes;
+  /* Commits go on meanwhile: without this each would keep a map of its own. */
+  (void) merge_locked (r);
   if (r->stopping) {
     errno = ECANCELED;
     return -1;
@@ -148,6 +150,7 @@ set_error (struct replica *r, const struct drain *d, int errnum)
   else
     snprintf (r->wo_error, sizeof r->wo_error, "%s", strerror (errnum));
   house_event_locked (r, "write-out", "%s", r->wo_error);
+  r->drain_hold = false;        /* this may take long: writers go on */
   pthread_cond_broadcast (&r->changed);
 }
 
@@ -183,8 +186,10 @@ drain_until_done (struct replica *r, const struct map *map)
     set_error (r, &d, errno);
     SCOPED_LOCK (&r->lock);
     until = host_monotonic_ns () + wait * UINT64_C (1000000);
-    while (!r->stopping && host_monotonic_ns () < until)
+    while (!r->stopping && host_monotonic_ns () < until) {
+      (void) merge_locked (r);
       wait_work_locked (r, wait);
+    }
     if (r->stopping)
       return -1;
     wait = MIN (wait * 2, (unsigned) RETRY_MAX_MS);
@@ -252,7 +257,7 @@ try_direct_locked (struct replica *r)
   struct speculation_stat stat;
 
   speculation_get_stat (r->spec, &stat);
-  if (r->state != JOURNAL_PROMOTED || r->journaled > 0 || stat.extents > 0 || !writeout_is_empty (r->wo))
+  if (r->state != JOURNAL_PROMOTED || r->commit_turn || r->journaled > 0 || stat.extents > 0 || !writeout_is_empty (r->wo))
     return false;
   r->direct = true;
   r->drain_hold = false;
@@ -294,6 +299,7 @@ go_direct (struct replica *r)
       (void) cycle (r, map, target);    /* says itself what went wrong */
     SCOPED_LOCK (&r->lock);
     r->writing_out = false;
+    r->wo_progress++;
     done = try_direct_locked (r);
     r->drain_hold = false;
     pthread_cond_broadcast (&r->changed);
@@ -310,11 +316,14 @@ writeout_main (void *replica)
   struct replica *r = replica;
 
   pthread_mutex_lock (&r->lock);
-  while (!r->stopping && r->state != JOURNAL_FAILED) {
+  while (!r->stopping) {
     const struct map *map;
     uint64_t target;
-    bool ok;
 
+    if (r->state == JOURNAL_FAILED) {   /* a resync overwrite may mend that */
+      wait_work_locked (r, 1000);
+      continue;
+    }
     if (merge_locked (r) == -1) {       /* no memory: later */
       wait_work_locked (r, RETRY_MIN_MS);
       continue;
@@ -333,17 +342,17 @@ writeout_main (void *replica)
       continue;
     }
     map = writeout_begin (r->wo, &target);
-    if (map == NULL)
+    if (map == NULL) {                  /* no memory: later */
+      wait_work_locked (r, RETRY_MIN_MS);
       continue;
+    }
     r->writing_out = true;
     pthread_mutex_unlock (&r->lock);
-    ok = cycle (r, map, target) == 0;
+    (void) cycle (r, map, target);      /* a failure shows in the state */
     pthread_mutex_lock (&r->lock);
     r->writing_out = false;
     r->wo_progress++;
     pthread_cond_broadcast (&r->changed);
-    if (!ok)
-      break;
   }
   pthread_mutex_unlock (&r->lock);
   return NULL;
