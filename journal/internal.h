@@ -199,6 +199,7 @@ struct journal {
   struct journal_state state;
   int failed;
   bool damaged;
+  bool lost;                    /* records, so that nothing newer is known */
   struct journal_damage damage;
   bool distrust;                /* some table is not to be read: only virgin chunks are free ... */
   uint64_t distrust_upto;       /* ... until epochs up to here are forgotten */

@@ -195,6 +195,8 @@ extern int journal_failed (struct journal *j);
 /* Checkpoints that the journal can still recover to, oldest first, at most
  * MAX of them into LIST; returns how many there are.  The first is the watermark, or the
  * write-out target once that has been started.  PROMOTED_COMMITs are not checkpoints.
+ * None from the one on that damage has hit; none at all when records are lost, which might
+ * have said that write-out had gone further.
  */
 extern size_t journal_checkpoints (struct journal *j,
                                    struct journal_checkpoint *list, size_t max);

@@ -140,7 +140,7 @@ journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
   uint64_t from = s->watermark.id;
   size_t n = 0;
 
-  if (!s->has_checkpoint)
+  if (!s->has_checkpoint || j->lost)
     return 0;
   if (s->target > from)
     from = s->target - 1;       /* the target itself is the first */

@@ -158,6 +158,10 @@ missing_damage (struct log_walk *w, uint64_t offset, uint64_t checkpoint,
               "record %llu is lost, though %s that it was durable",
               (unsigned long long) w->seq + 1, how);
   damage_note (w->j, &d);
+  /* Whatever it said of the write-out is not known: no checkpoint is provably
+   * whole.
+   */
+  w->j->lost = true;
 }
 
 /* Look behind the end for proof that there was more. */

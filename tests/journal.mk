@@ -30,3 +30,13 @@ unit_test_journal_crash_SOURCES = \
 	$(journal_test_help) \
 	$(NULL)
 unit_test_journal_crash_LDADD = $(journal_test_libs)
+
+check_PROGRAMS += unit/test-journal-damage
+TESTS += unit/test-journal-damage
+unit_test_journal_damage_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/test-journal-damage.c \
+	$(journal_test_help) \
+	$(NULL)
+unit_test_journal_damage_LDADD = $(journal_test_libs)
