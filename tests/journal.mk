@@ -13,7 +13,12 @@ journal_test_libs = \
 
 check_PROGRAMS += unit/test-journal-basic
 TESTS += unit/test-journal-basic
-unit_test_journal_basic_SOURCES = unit/test-journal-basic.c $(journal_test_help)
+unit_test_journal_basic_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/test-journal-basic.c \
+	$(journal_test_help) \
+	$(NULL)
 unit_test_journal_basic_LDADD = $(journal_test_libs)
 
 check_PROGRAMS += unit/test-journal-takeover
@@ -40,3 +45,8 @@ unit_test_journal_damage_SOURCES = \
 	$(journal_test_help) \
 	$(NULL)
 unit_test_journal_damage_LDADD = $(journal_test_libs)
+
+check_PROGRAMS += unit/test-journal-threads
+TESTS += unit/test-journal-threads
+unit_test_journal_threads_SOURCES = unit/test-journal-threads.c $(journal_test_help)
+unit_test_journal_threads_LDADD = $(journal_test_libs)
