@@ -90,8 +90,9 @@ struct format_anchor {
   le64 seq;                     /* of the anchor */
   le64 salt;                    /* of that chunk */
   le64 first;                   /* seq of its first record */
+  le64 ncommits;                /* commits before that */
   le32 prev_crc;                /* crc of the record before that */
-  uint8_t reserved[JOURNAL_BLOCK - 60];
+  uint8_t reserved[JOURNAL_BLOCK - 68];
 };
 FORMAT_PIN (format_anchor, crc, 8);
 FORMAT_PIN (format_anchor, chunk, 12);
@@ -99,7 +100,8 @@ FORMAT_PIN (format_anchor, id, 16);
 FORMAT_PIN (format_anchor, seq, 32);
 FORMAT_PIN (format_anchor, salt, 40);
 FORMAT_PIN (format_anchor, first, 48);
-FORMAT_PIN (format_anchor, prev_crc, 56);
+FORMAT_PIN (format_anchor, ncommits, 56);
+FORMAT_PIN (format_anchor, prev_crc, 64);
 FORMAT_SIZE (format_anchor, JOURNAL_BLOCK);
 
 struct format_checkpoint {
@@ -151,7 +153,8 @@ struct format_record {
   le64 discarded_epochs, discarded_bytes;
   le64 zero_filled;
   le64 void_epoch;
-  uint8_t reserved2[32];
+  le64 ncommits;                /* COMMITs and PROMOTED_COMMITs so far, this one too */
+  uint8_t reserved2[24];
   struct format_checkpoint checkpoint, watermark;
   uint8_t reserved3[192];
   uint8_t payload[FORMAT_PAYLOAD];
@@ -188,6 +191,7 @@ FORMAT_PIN (format_record, discarded_epochs, 192);
 FORMAT_PIN (format_record, discarded_bytes, 200);
 FORMAT_PIN (format_record, zero_filled, 208);
 FORMAT_PIN (format_record, void_epoch, 216);
+FORMAT_PIN (format_record, ncommits, 224);
 FORMAT_PIN (format_record, checkpoint, 256);
 FORMAT_PIN (format_record, watermark, 544);
 FORMAT_PIN (format_record, payload, 1024);

@@ -136,6 +136,7 @@ struct chain_chunk {
   uint32_t prev_crc;            /* of the record before FIRST */
   uint64_t salt;
   uint64_t first;               /* seq of its first record */
+  uint64_t ncommits;            /* commits in the records before */
 };
 
 /* A commit whose epochs are not all forgotten. */
@@ -156,6 +157,7 @@ struct log {
   uint64_t seq;                 /* of the newest record */
   uint64_t durable;             /* records up to here are durable */
   uint32_t prev_crc;            /* of the newest record */
+  uint64_t ncommitted;          /* commits that there ever were */
   uint64_t anchor_seq;
   bool anchor_differs;          /* the two slots are not the same yet */
   bool anchoring;               /* somebody writes them */
@@ -200,6 +202,9 @@ struct journal {
   struct journal_state state;
   int failed;
   bool damaged;
+  bool lost;                    /* the newest records are */
+  bool saved_bad;               /* a clean stop saved something, but it is not whole */
+  uint64_t hole_from, hole_upto;        /* commits after .. up to are; 0, 0: none */
   struct journal_damage damage;
   bool distrust;                /* some table is not to be read: only virgin chunks are free ... */
   uint64_t distrust_upto;       /* ... until epochs up to here are forgotten */
@@ -376,6 +381,8 @@ extern void record_decode_state (const struct format_record *rec,
 extern bool record_is_whole (const struct journal_config *config,
                              const struct format_record *rec);
 
+extern bool record_is_commit (const struct format_record *rec);
+
 /* --- log.c --- */
 
 extern void log_turn_take_locked (struct journal *j);
@@ -445,9 +452,12 @@ extern int checker_item (void *checker, const struct table_item *item);
 extern int checker_init (struct checker *c, struct journal *j);
 extern void checker_free (struct checker *c);
 
-/* A copy of those commits whose end is in (FROM, UPTO], without labels. */
+/* A copy of those commits whose end is in (FROM, UPTO], without labels.  -1 with
+ * EBADMSG and *DAMAGE when the record of one is lost.
+ */
 extern int commits_copy (struct journal *j, uint64_t from, uint64_t upto,
-                         struct commit **list, size_t *n);
+                         struct commit **list, size_t *n,
+                         struct journal_damage *damage);
 
 /* --- sweep.c --- */
 

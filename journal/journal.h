@@ -195,6 +195,8 @@ extern int journal_failed (struct journal *j);
 /* Checkpoints that the journal can still recover to, oldest first, at most
  * MAX of them into LIST; returns how many there are.  The first is the watermark, or the
  * write-out target once that has been started.  PROMOTED_COMMITs are not checkpoints.
+ * None from the one on that damage has hit; none at all when records are lost, which might
+ * have said that write-out had gone further.
  */
 extern size_t journal_checkpoints (struct journal *j,
                                    struct journal_checkpoint *list, size_t max);
@@ -234,7 +236,7 @@ enum journal_took {
   JOURNAL_TOOK_NOTHING,         /* no speculation was there to be had */
   JOURNAL_TOOK_SAVED,           /* saved by a clean stop */
   JOURNAL_TOOK_SHARED,          /* from the shared memory of a server that died */
-  JOURNAL_TOOK_BAD,             /* shared memory was there, but is not whole */
+  JOURNAL_TOOK_BAD,             /* there was some, but it is not whole */
 };
 
 /* Get ready to write: BUFFER bytes of staging (rounded to chunks, at least 8 of
@@ -324,7 +326,9 @@ struct journal_commit {
 
 /* Commit: push what is not on disk yet, the tables and the record, one fdatasync,
  * then (COMMIT only) the acknowledged mark.  On return it is durable and may be
- * acknowledged.  An error means that it was not and that the journal is poisoned.
+ * acknowledged.  An error means that it was not: EIO, the journal is poisoned; ENOSPC,
+ * no record chunk is free (what is left is for changes of state), so nothing happened and it
+ * can be tried again after journal_forget; ENOMEM likewise.
  */
 extern int journal_do_commit (struct journal *j, struct journal_commit *commit);
 

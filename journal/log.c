@@ -277,7 +277,8 @@ chain_next (struct journal *j, uint64_t seq, uint32_t prev_crc,
   struct log *log = &j->log;
 
   *c = (struct chain_chunk) { .chunk = log->next_chunk, .salt = log->next_salt,
-                              .first = seq, .prev_crc = prev_crc };
+                              .first = seq, .prev_crc = prev_crc,
+                              .ncommits = log->ncommitted };
   {
     SCOPED_LOCK (&j->lock);
     if (chain_add (j, c) == -1)
@@ -315,6 +316,7 @@ write_records (struct journal *j, size_t n, struct chain_chunk *c,
     rec->durable = put64 (log->durable);
     rec->salt = put64 (c->salt);
     rec->prev_crc = put32 (*prev_crc);
+    rec->ncommits = put64 (log->ncommitted + record_is_commit (rec));
     rec->next_chunk = put32 (log->next_chunk);
     rec->next_salt = put64 (log->next_chunk ? log->next_salt : 0);
     rec->chunk = put32 (c->chunk);
@@ -371,6 +373,7 @@ log_append (struct journal *j, size_t n, bool spare)
   }
   log->seq = log->durable = seq;
   log->prev_crc = prev_crc;
+  log->ncommitted += record_is_commit (&log->buf[n - 1]);
   return 0;
 }
 

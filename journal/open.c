@@ -142,9 +142,10 @@ space_claim (struct journal *j)
                     newest_settled (j), &damage) == -1) {
     if (errno != EBADMSG)
       return -1;
-    damage_note (j, &damage);
-    j->distrust = true;
-    j->distrust_upto = UINT64_MAX;
+    /* No checkpoint is hurt; but what was acknowledged is gone. */
+    j->saved_bad = true;
+    j->log.saved_seq = 0;
+    j->state.clean = false;
   }
   space_settle (j);
   return 0;

@@ -109,3 +109,10 @@ record_is_whole (const struct journal_config *config,
          memcmp (rec->id, config->id, HOST_ID_LEN) == 0 &&
          get32 (rec->crc) == record_crc (rec);
 }
+
+bool
+record_is_commit (const struct format_record *rec)
+{
+  return get16 (rec->kind) == JOURNAL_REC_COMMIT ||
+         get16 (rec->kind) == JOURNAL_REC_PROMOTED_COMMIT;
+}

@@ -32,7 +32,7 @@ journal_replay (struct journal *j, uint64_t from, uint64_t upto,
   CLEANUP_FREE struct commit *list = NULL;
   size_t n;
 
-  if (commits_copy (j, from, upto, &list, &n) == -1)
+  if (commits_copy (j, from, upto, &list, &n, damage) == -1)
     return -1;
   for (size_t i = 0; i < n; i++) {
     struct replay r = { .fn = fn, .opaque = opaque, .commit = list[i].epoch };

@@ -29,13 +29,8 @@ saved_load (struct journal *j)
 {
   struct journal_damage damage;
 
-  if (table_walk_record (j, j->log.saved_seq, j->log.saved_nparts, 0,
-                         saved_item, j, &damage) == -1) {
-    if (errno == EBADMSG)
-      damage_note (j, &damage);
-    return -1;
-  }
-  return 0;
+  return table_walk_record (j, j->log.saved_seq, j->log.saved_nparts, 0,
+                            saved_item, j, &damage);
 }
 
 int
@@ -60,6 +55,8 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
       goto fail;
     *took = JOURNAL_TOOK_SAVED;
   }
+  else if (*took == JOURNAL_TOOK_NOTHING && j->saved_bad)
+    *took = JOURNAL_TOOK_BAD;
   j->started = true;
   return 0;
 

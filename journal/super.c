@@ -263,6 +263,7 @@ anchor_write (struct journal *j, const struct chain_chunk *c, uint64_t seq)
   a->seq = put64 (seq);
   a->salt = put64 (c->salt);
   a->first = put64 (c->first);
+  a->ncommits = put64 (c->ncommits);
   a->prev_crc = put32 (c->prev_crc);
   a->crc = put32 (anchor_crc (a));
   for (unsigned i = 0; i < 2; i++) {
@@ -307,6 +308,7 @@ anchor_read (struct journal *j, struct chain_chunk *c, struct mcerror *err)
   c->chunk = get32 (best->chunk);
   c->salt = get64 (best->salt);
   c->first = get64 (best->first);
+  c->ncommits = get64 (best->ncommits);
   c->prev_crc = get32 (best->prev_crc);
   j->log.anchor_seq = get64 (best->seq);
   j->log.anchor_differs = good < 2 || memcmp (&a[0], &a[1], sizeof *a) != 0;

@@ -78,14 +78,20 @@ checker_item (void *checker, const struct table_item *item)
   return 0;
 }
 
-/* A copy of those commits whose end is in (FROM, UPTO], oldest first. */
 int
 commits_copy (struct journal *j, uint64_t from, uint64_t upto,
-              struct commit **list, size_t *n)
+              struct commit **list, size_t *n, struct journal_damage *damage)
 {
   SCOPED_LOCK (&j->lock);
 
   *n = 0;
+  *list = NULL;
+  if (from < j->hole_upto && upto > j->hole_from) {
+    if (damage)
+      *damage = j->damage;
+    errno = EBADMSG;
+    return -1;
+  }
   *list = calloc (MAX (j->log.ncommits, (size_t) 1), sizeof **list);
   if (*list == NULL)
     return -1;
@@ -110,7 +116,7 @@ journal_verify (struct journal *j, uint64_t from, uint64_t upto,
   size_t n;
   int r = 0;
 
-  if (commits_copy (j, from, upto, &list, &n) == -1 ||
+  if (commits_copy (j, from, upto, &list, &n, damage) == -1 ||
       checker_init (&check, j) == -1)
     return -1;
   check.damage = damage;
@@ -140,7 +146,7 @@ journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
   uint64_t from = s->watermark.id;
   size_t n = 0;
 
-  if (!s->has_checkpoint)
+  if (!s->has_checkpoint || j->lost)
     return 0;
   if (s->target > from)
     from = s->target - 1;       /* the target itself is the first */

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Finding the newest record: from the anchor along the chain, each record
  * proving that it follows the one before, to the first that does not.
+ *
+ * A record further on that says it was written when the missing one was already
+ * durable proves a hole: the walk goes on there.  Whether a commit is missing shows
+ * in the count of commits that each record carries.
  */
 #include "config.h"
 
@@ -19,12 +23,13 @@ struct log_walk {
   uint64_t seq;
   uint32_t prev_crc;
   uint64_t proven;              /* some record says that this one is durable */
+  uint64_t ncommits;            /* as the last one counts them */
+  uint64_t hole;                /* where the first record of a hole lies; 0: none */
   /* The newest record that is no PART, and what led up to it: PARTs without
    * their commit are as good as not written.
    */
   struct format_record whole;
   bool any_whole;
-  size_t whole_chain;           /* chain chunks by then */
   uint32_t parts;               /* PARTs since */
 };
 
@@ -59,6 +64,7 @@ note_record (struct log_walk *w, const struct format_record *rec)
   w->seq++;
   w->prev_crc = get32 (rec->crc);
   w->proven = MAX (w->proven, get64 (rec->durable));
+  w->ncommits = get64 (rec->ncommits);
   if (kind == JOURNAL_REC_PART) {
     w->parts++;
     return 0;
@@ -84,27 +90,27 @@ note_record (struct log_walk *w, const struct format_record *rec)
   j->state = state;
   w->whole = *rec;
   w->any_whole = true;
-  w->whole_chain = j->log.nchain;
   w->parts = 0;
   return 0;
 }
 
-/* A record behind the end of the chain that says it was written when record
- * MISSING was durable?  In chunk AT from SLOT on.
+/* The first slot of chunk AT, from SLOT on, with a record that says it was written
+ * when record MISSING was durable; JOURNAL_CHUNK_BLOCKS when there is none.
  */
-static bool
-proves_missing (const struct log_walk *w, const struct chain_chunk *at,
-                unsigned slot, uint64_t missing)
+static unsigned
+find_proof (const struct log_walk *w, const struct chain_chunk *at,
+            unsigned slot, uint64_t missing)
 {
   for (; slot < JOURNAL_CHUNK_BLOCKS; slot++) {
     const struct format_record *rec = &w->mem[slot];
 
     if (record_is_whole (&w->j->config, rec) &&
-        get64 (rec->salt) == at->salt && get64 (rec->seq) > missing &&
+        get64 (rec->salt) == at->salt && get64 (rec->seq) == at->first + slot &&
+        get32 (rec->chunk) == at->chunk && get32 (rec->slot) == slot &&
         get64 (rec->durable) >= missing)
-      return true;
+      break;
   }
-  return false;
+  return slot;
 }
 
 static int
@@ -123,63 +129,112 @@ read_chunk (struct log_walk *w, uint32_t c)
   return 0;
 }
 
-/* Walk the chain to its end.  SLOT of the last chunk is where it ends. */
+/* Where the chain goes on behind the chunk that is walked; false: nowhere. */
+static bool
+next_chunk (const struct log_walk *w, struct chain_chunk *next)
+{
+  if (!w->any || get32 (w->last.next_chunk) == 0 ||
+      get32 (w->last.next_chunk) >= w->j->nchunks ||
+      get32 (w->last.next_chunk) == w->at.chunk)
+    return false;
+  *next = (struct chain_chunk) {
+    .chunk = get32 (w->last.next_chunk), .salt = get64 (w->last.next_salt),
+    .first = w->at.first + JOURNAL_CHUNK_BLOCKS, .prev_crc = w->prev_crc,
+    .ncommits = w->ncommits,
+  };
+  return true;
+}
+
+/* The hole that ends before REC: which commits may be in it? */
+static void
+note_hole (struct log_walk *w, const struct format_record *rec)
+{
+  struct journal *j = w->j;
+  uint64_t known = get64 (rec->ncommits) - record_is_commit (rec);
+  struct journal_damage d;
+
+  if (known == w->ncommits)
+    return;                     /* no commit was lost: REC has the newest state */
+  damage_set (&d, "journal", w->hole, 0,
+              "record %llu is lost, though a later one proves that it was durable",
+              (unsigned long long) w->seq + 1);
+  damage_note (j, &d);
+  if (j->hole_upto == 0)
+    j->hole_from = w->any_whole ? newest_committed (j) : 0;
+  if (record_is_commit (rec))
+    j->hole_upto = get64 (rec->epoch) - 1;
+  else if (rec->state == JOURNAL_PROMOTED)
+    j->hole_upto = get64 (rec->open_epoch);
+  else
+    j->hole_upto = get64 (rec->checkpoint.id);
+}
+
+/* The record in *SLOT does not follow: go on behind the hole.  False: there is
+ * none, this is the end.
+ */
+static bool
+skip_hole (struct log_walk *w, unsigned *slot)
+{
+  uint64_t missing = w->seq + 1, offset;
+  struct chain_chunk next;
+  unsigned proof;
+
+  offset = (uint64_t) w->at.chunk * JOURNAL_CHUNK + block_offset (*slot);
+  proof = find_proof (w, &w->at, *slot, missing);
+  if (proof == JOURNAL_CHUNK_BLOCKS && next_chunk (w, &next) &&
+      read_chunk (w, next.chunk) == 0) {
+    proof = find_proof (w, &next, 0, missing);
+    if (proof == JOURNAL_CHUNK_BLOCKS)
+      return false;
+    if (chain_add (w->j, &next) == -1)
+      return false;
+    w->at = next;
+  }
+  if (proof == JOURNAL_CHUNK_BLOCKS)
+    return false;
+  w->hole = offset;
+  note_hole (w, &w->mem[proof]);
+  w->seq = w->at.first + proof - 1;
+  w->prev_crc = get32 (w->mem[proof].prev_crc);
+  w->parts = 0;
+  *slot = proof;
+  return true;
+}
+
+/* Walk the chain to its end, or to before record UPTO. */
 static int
-walk_chain (struct log_walk *w, unsigned *slot)
+walk_chain (struct log_walk *w, uint64_t upto)
 {
   struct journal *j = w->j;
 
-  for (;;) {
+  do {
     if (read_chunk (w, w->at.chunk) == -1 || chain_add (j, &w->at) == -1)
       return -1;
-    for (*slot = 0; *slot < JOURNAL_CHUNK_BLOCKS; ++*slot) {
-      if (!follows (w, &w->mem[*slot], *slot))
+    for (unsigned slot = 0; slot < JOURNAL_CHUNK_BLOCKS; slot++) {
+      if (w->seq + 1 == upto)
         return 0;
-      if (note_record (w, &w->mem[*slot]) == -1)
+      if (!follows (w, &w->mem[slot], slot) && !skip_hole (w, &slot))
+        return 0;
+      if (note_record (w, &w->mem[slot]) == -1)
         return -1;
     }
-    if (get32 (w->last.next_chunk) == 0 ||
-        get32 (w->last.next_chunk) >= j->nchunks)
-      return 0;
-    w->at = (struct chain_chunk) {
-      .chunk = get32 (w->last.next_chunk), .salt = get64 (w->last.next_salt),
-      .first = w->seq + 1, .prev_crc = w->prev_crc,
-    };
-  }
+  } while (next_chunk (w, &w->at));
+  return 0;
 }
 
 static void
-missing_damage (struct log_walk *w, uint64_t offset, uint64_t checkpoint,
-                const char *how)
+missing_damage (struct log_walk *w, uint64_t offset, uint64_t checkpoint)
 {
   struct journal_damage d;
 
   damage_set (&d, "journal", offset, checkpoint,
-              "record %llu is lost, though %s that it was durable",
-              (unsigned long long) w->seq + 1, how);
+              "record %llu is lost, though the acknowledged mark says that it "
+              "was durable", (unsigned long long) w->seq + 1);
   damage_note (w->j, &d);
-}
-
-/* Look behind the end for proof that there was more. */
-static void
-look_behind (struct log_walk *w, unsigned slot)
-{
-  struct journal *j = w->j;
-  uint64_t offset = (uint64_t) w->at.chunk * JOURNAL_CHUNK + block_offset (slot);
-  bool proof = slot < JOURNAL_CHUNK_BLOCKS &&
-               proves_missing (w, &w->at, slot, w->seq + 1);
-
-  if (!proof && w->any && get32 (w->last.next_chunk) != 0 &&
-      get32 (w->last.next_chunk) < j->nchunks &&
-      get32 (w->last.next_chunk) != w->at.chunk) {
-    struct chain_chunk next = { .chunk = get32 (w->last.next_chunk),
-                                .salt = get64 (w->last.next_salt) };
-
-    proof = read_chunk (w, next.chunk) == 0 &&
-            proves_missing (w, &next, 0, w->seq + 1);
-  }
-  if (proof)
-    missing_damage (w, offset, 0, "a later one proves");
+  /* Whatever it said of the write-out is not known: no checkpoint is provably
+   * whole.
+   */
+  w->j->lost = true;
 }
 
 /* The newest record swept in data by the same barrier that made itself
@@ -208,49 +263,48 @@ newest_verifies (struct log_walk *w, struct journal_damage *damage)
   return errno == EBADMSG ? 0 : -1;
 }
 
-/* Walk again, but only to before SEQ: the simplest way to be in the state
- * of an earlier record.
- */
-static int
-walk_until (struct log_walk *w, uint64_t seq)
+static void
+walk_init (struct log_walk *w, struct journal *j, struct format_record *mem,
+           const struct chain_chunk *at)
 {
-  struct journal *j = w->j;
-  const struct chain_chunk first = j->log.chain[0];
-  struct format_record *mem = w->mem;
-
   while (j->log.ncommits > 0)
     commits_drop_oldest (j);
   j->log.nchain = 0;
   j->log.saved_seq = 0;
-  *w = (struct log_walk) { .j = j, .mem = mem, .at = first,
-                           .seq = first.first - 1,
-                           .prev_crc = first.prev_crc };
-  while (w->seq + 1 < seq) {
-    unsigned slot;
+  j->hole_from = j->hole_upto = 0;
+  j->damaged = false;
+  *w = (struct log_walk) { .j = j, .mem = mem, .at = *at,
+                           .seq = at->first - 1, .prev_crc = at->prev_crc,
+                           .ncommits = at->ncommits };
+}
 
-    if (read_chunk (w, w->at.chunk) == -1 || chain_add (j, &w->at) == -1)
-      return -1;
-    for (slot = 0; slot < JOURNAL_CHUNK_BLOCKS && w->seq + 1 < seq; slot++) {
-      if (!follows (w, &mem[slot], slot)) {
-        errno = EBADMSG;
-        return -1;
-      }
-      if (note_record (w, &mem[slot]) == -1)
-        return -1;
-    }
-    if (w->seq + 1 < seq)
-      w->at = (struct chain_chunk) {
-        .chunk = get32 (w->last.next_chunk),
-        .salt = get64 (w->last.next_salt),
-        .first = w->seq + 1, .prev_crc = w->prev_crc,
-      };
+/* A hole matters while what was lost is not in the backing images. */
+static void
+judge_hole (struct log_walk *w)
+{
+  struct journal *j = w->j;
+
+  if (w->hole != 0 && j->state.clean && j->log.saved_seq == 0) {
+    j->state.clean = false;     /* it was the CLEAN record that is lost */
+    j->saved_bad = true;
   }
-  return 0;
+  if (j->hole_upto == 0)
+    return;
+  if (!j->state.has_checkpoint || j->state.watermark.id >= j->hole_upto) {
+    j->hole_from = j->hole_upto = 0;
+    j->damaged = false;
+    return;
+  }
+  j->hole_from = MAX (j->hole_from, j->state.watermark.id);
+  j->damage.checkpoint = j->hole_from + 1;
+  j->distrust = true;
+  j->distrust_upto = j->hole_upto;
 }
 
 /* What the acknowledged mark knows that the log does not. */
 static int
-check_acked (struct log_walk *w, uint64_t end, const struct journal_damage *torn)
+check_acked (struct log_walk *w, uint64_t end, const struct format_record *torn,
+             const struct journal_damage *torn_damage)
 {
   struct journal *j = w->j;
   struct format_acked acked;
@@ -264,14 +318,19 @@ check_acked (struct log_walk *w, uint64_t end, const struct journal_damage *torn
     damage_set (&d, "acked", 0, 0, "it is of another replica");
     damage_note (j, &d);
   }
-  else if (get64 (acked.seq) > w->seq && torn) {
-    d = *torn;                  /* the commit is there, but not whole */
-    d.checkpoint = get64 (acked.checkpoint);
-    damage_note (j, &d);
+  else if (get64 (acked.seq) > w->seq && torn &&
+           get64 (acked.seq) == get64 (torn->seq)) {
+    /* It is there, but what it refers to is not whole. */
+    if (get16 (torn->kind) == JOURNAL_REC_CLEAN)
+      j->saved_bad = true;      /* no checkpoint is hurt */
+    else {
+      d = *torn_damage;
+      d.checkpoint = get64 (torn->epoch);
+      damage_note (j, &d);
+    }
   }
   else if (get64 (acked.seq) > w->seq) {
-    missing_damage (w, end, get64 (acked.checkpoint),
-                    "the acknowledged mark says");
+    missing_damage (w, end, get64 (acked.checkpoint));
   }
   else if (get64 (acked.generation) > j->state.generation) {
     damage_set (&d, "acked", 0, get64 (acked.checkpoint),
@@ -305,54 +364,59 @@ log_open (struct journal *j, struct mcerror *err)
 {
   CLEANUP_FREE struct log_walk *w = calloc (1, sizeof *w);
   CLEANUP_FREE struct format_record *mem = aligned_blocks (JOURNAL_CHUNK);
+  CLEANUP_FREE struct format_record *torn_record = malloc (sizeof *torn_record);
   struct journal_damage torn;
+  struct chain_chunk first;
   bool is_torn = false;
-  unsigned slot;
   uint64_t end, keep = 0;
 
-  if (w == NULL || mem == NULL)
+  if (w == NULL || mem == NULL || torn_record == NULL)
     return open_failed (j, err);
-  w->j = j;
-  w->mem = mem;
-  if (anchor_read (j, &w->at, err) == -1)
+  if (anchor_read (j, &first, err) == -1)
     return -1;
-  w->seq = w->at.first - 1;
-  w->prev_crc = w->at.prev_crc;
-  if (walk_chain (w, &slot) == -1)
+  walk_init (w, j, mem, &first);
+  if (walk_chain (w, 0) == -1)
     return open_failed (j, err);
-  end = (uint64_t) w->at.chunk * JOURNAL_CHUNK + block_offset (slot);
+  end = (uint64_t) w->at.chunk * JOURNAL_CHUNK +
+        block_offset (w->seq + 1 - w->at.first);
   if (!w->any_whole)
     return no_record (j, end, err);
-  look_behind (w, slot);
 
   if (w->parts > 0)
     keep = get64 (w->whole.seq) + 1;
-  if (carries_table (get16 (w->whole.kind)) &&
-      get64 (w->whole.seq) > w->proven && w->parts == 0) {
+  else if (carries_table (get16 (w->whole.kind)) &&
+           get64 (w->whole.seq) > w->proven) {
     switch (newest_verifies (w, &torn)) {
     case -1:
       return open_failed (j, err);
     case 0:
       is_torn = true;
+      *torn_record = w->whole;
       keep = get64 (w->whole.seq) - MIN (get32 (w->whole.nparts),
                                          get64 (w->whole.seq));
     }
   }
-  if (keep != 0 && walk_until (w, keep) == -1)
-    return open_failed (j, err);
-  if (!w->any_whole)
-    return no_record (j, end, err);
-  if (check_acked (w, end, is_torn ? &torn : NULL) == -1)
+  if (keep != 0) {
+    /* The simplest way to be in the state of an earlier record. */
+    walk_init (w, j, mem, &first);
+    if (walk_chain (w, keep) == -1)
+      return open_failed (j, err);
+    if (!w->any_whole || w->seq + 1 != keep)
+      return no_record (j, end, err);
+  }
+  judge_hole (w);
+  if (check_acked (w, end, is_torn ? torn_record : NULL, &torn) == -1)
     return open_failed (j, err);
 
   j->log.seq = j->log.durable = w->seq;
   j->log.prev_crc = w->prev_crc;
+  j->log.ncommitted = w->ncommits;
   j->log.next_chunk = get32 (w->last.next_chunk);
   j->log.next_salt = get64 (w->last.next_salt);
   if (j->log.next_chunk >= j->nchunks ||
       j->log.next_chunk == j->log.chain[j->log.nchain - 1].chunk)
     j->log.next_chunk = 0;
-  if (j->damaged) {
+  if (j->damaged && j->hole_upto == 0) {
     /* What the lost records referred to is not known. */
     j->distrust = true;
     j->distrust_upto = UINT64_MAX;

@@ -8,8 +8,28 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "journal/internal.h"
+
+/* Between two chunks, so that a commit's sync does not have to wait for many. */
+#define PACE_NS 4000000L
+
+static void
+pace_locked (struct journal *j)
+{
+  struct timespec until;
+
+  if (clock_gettime (CLOCK_REALTIME, &until) == -1)
+    return;
+  until.tv_nsec += PACE_NS;
+  if (until.tv_nsec >= 1000000000L) {
+    until.tv_sec++;
+    until.tv_nsec -= 1000000000L;
+  }
+  if (!j->stopping)
+    (void) pthread_cond_timedwait (&j->zero_cond, &j->lock, &until);
+}
 
 /* Zero one chunk that is nobody's meanwhile.  Releases the lock. */
 static void
@@ -42,8 +62,10 @@ zero_thread_main (void *arg)
     if (j->failed || j->distrust || j->virgin >= j->nchunks ||
         j->nrecycled >= ZERO_AHEAD_MAX)
       pthread_cond_wait (&j->zero_cond, &j->lock);
-    else
+    else {
       zero_one_locked (j, zeroes);
+      pace_locked (j);
+    }
   }
   return NULL;
 }

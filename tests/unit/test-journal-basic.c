@@ -13,6 +13,7 @@
 #include <check.h>
 
 #include "unit/journal-help.h"
+#include "unit/simdisk.h"
 
 #define MIB (UINT64_C (1) << 20)
 
@@ -284,6 +285,106 @@ START_TEST (clean_stop)
 }
 END_TEST
 
+/* The chain of records over many chunks; and what happens when it is full. */
+START_TEST (many_records)
+{
+  struct simdisk *disk = simdisk_new ();
+  struct help s;
+  struct journal_checkpoint list[2];
+  unsigned n = 0;
+
+  help_init (&s, simdisk_fs (disk), 16 * MIB);
+  help_create (&s);
+  help_open (&s, 8 * MIB, false);
+  for (unsigned i = 0; i < 6000; i++) {
+    ck_assert_int_eq (help_write (&s, i % 500, 1), 0);
+    ck_assert_int_eq (help_commit (&s, help_seal (&s), NULL), 0);
+    if (i % 100 == 99)
+      ck_assert_int_eq (help_watermark (&s, s.checkpoint - 50), 0);
+    if (i % 1500 == 1499) {
+      help_close (&s, true);
+      help_open (&s, 8 * MIB, false);
+      ck_assert_uint_eq (s.checkpoint, i + 1);
+      ck_assert_uint_eq (journal_checkpoints (s.j, list, 2), 51);
+      s.epoch = i + 2;
+    }
+  }
+  /* Empty commits that nothing writes out. */
+  while (help_commit (&s, help_seal (&s), NULL) == 0)
+    n++;
+  ck_assert_int_eq (errno, ENOSPC);
+  ck_assert_int_eq (journal_failed (s.j), 0);
+  ck_assert_uint_gt (n, 2000);
+  for (unsigned i = 0; i < 30; i++)
+    ck_assert_int_eq (help_record (&s, JOURNAL_REC_STATE, NULL), 0);
+  ck_assert_int_eq (help_watermark (&s, s.checkpoint), 0);
+  ck_assert_int_eq (help_commit (&s, help_seal (&s), NULL), 0);
+  help_close (&s, true);
+  help_open (&s, 8 * MIB, false);
+  ck_assert_uint_eq (s.checkpoint, s.epoch - 1);
+  help_close (&s, true);
+  simdisk_free (disk);
+}
+END_TEST
+
+static uint64_t promote_to;
+
+static void
+promote (struct journal_state *state)
+{
+  state->state = JOURNAL_PROMOTED;
+  state->generation++;
+  state->checkpoint.id = promote_to;
+  state->void_epoch = 9;
+}
+
+/* A promote to an older checkpoint makes those after it void; promoted commits
+ * are none of them.
+ */
+START_TEST (promote_back)
+{
+  struct journal_checkpoint list[16];
+  struct journal_usage before, after;
+  struct journal_commit commit = { .kind = JOURNAL_REC_PROMOTED_COMMIT,
+                                   .epoch = 10 };
+  uint64_t want[HELP_DISK_BLOCKS], disk[HELP_DISK_BLOCKS] = { 0 };
+
+  help_open (&h, 8 * MIB, false);
+  for (unsigned e = 1; e <= 8; e++) {
+    ck_assert_int_eq (help_write (&h, e * 10, 256), 0);
+    if (e == 4)
+      memcpy (want, h.now, sizeof want);
+    ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  }
+  ck_assert_int_eq (help_write (&h, 0, 256), 0);
+  promote_to = 4;
+  ck_assert_int_eq (help_record (&h, JOURNAL_REC_PROMOTE, promote), 0);
+  journal_get_usage (h.j, &before);
+  ck_assert_int_eq (journal_discard (h.j), 0);
+  journal_get_usage (h.j, &after);
+  ck_assert_uint_le (after.used + 4 * MIB, before.used);
+  ck_assert_uint_eq (journal_checkpoints (h.j, list, 16), 5);
+  ck_assert_uint_eq (list[4].id, 4);
+  h.epoch = 10;
+  memcpy (h.now, want, sizeof want);
+  ck_assert_int_eq (help_write (&h, 400, 100), 0);
+  (void) help_seal (&h);
+  ck_assert_int_eq (journal_do_commit (h.j, &commit), 0);
+  for (unsigned lap = 0; lap < 2; lap++) {
+    memset (disk, 0, sizeof disk);
+    ck_assert_uint_eq (journal_checkpoints (h.j, list, 16), 5);
+    ck_assert_int_eq (help_replay (&h, 0, 4, disk, NULL), 0);
+    ck_assert_mem_eq (disk, want, sizeof want);
+    ck_assert_int_eq (help_replay (&h, 4, UINT64_MAX, disk, NULL), 0);
+    ck_assert_mem_eq (disk, h.now, sizeof want);
+    if (lap == 0) {
+      help_close (&h, true);
+      help_open (&h, 8 * MIB, false);
+    }
+  }
+}
+END_TEST
+
 int
 main (void)
 {
@@ -302,6 +403,8 @@ main (void)
   tcase_add_loop_test (t, threads_and_laps, 0, 2);
   tcase_add_test (t, full_and_recover);
   tcase_add_loop_test (t, clean_stop, 0, 2);
+  tcase_add_test (t, many_records);
+  tcase_add_test (t, promote_back);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
   failed = srunner_ntests_failed (sr);
