@@ -89,13 +89,20 @@ zero_pos (unsigned disk, uint64_t sector)
   return ((uint64_t) disk << ZEROSET_DISK_SHIFT) + sector;
 }
 
-/* Multiply, fold, multiply: all bits of the key reach the highest ones. */
+/* Where KEY's slot should be.  A region of 64 MiB begins at a place that multiply,
+ * fold, multiply makes of all its bits.  From there its groups of four blocks are spread by multiples
+ * of the golden ratio (Knuth, TAOCP 3, 6.4, theorem S): consecutive ones come to
+ * lie as far apart as can be, so that sequential writes meet shorter runs of
+ * used slots than random ones do, and no stride is bad.
+ */
 static inline size_t
 map_home (const struct map *m, uint64_t key)
 {
-  uint64_t h = (key >> 2) * UINT64_C (0x9e3779b97f4a7c15);
+  const uint64_t golden = UINT64_C (0x9e3779b97f4a7c15);
+  uint64_t h = (key >> 14) * golden;
 
   h = (h ^ h >> 32) * UINT64_C (0xd6e8feb86659fd93);
+  h += (key >> 2 & 4095) * golden;
   return (size_t) (h >> m->shift) << 2 | (key & 3);
 }
 

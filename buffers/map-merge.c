@@ -117,6 +117,12 @@ merge_slots (struct map *older, const struct map *newer, size_t max,
   const uint64_t value_bits = UINT32_MAX | MAP_ZERO | MAP_TRIM;
   size_t end = map_walk_end (newer), steps = 0;
 
+  /* The walk meets the slots in the order of their homes, which is that of
+   * their homes in OLDER, too: fast, when there is room for all of them.  A smaller
+   * table would be filled up at its front first, to one long run of used slots.
+   */
+  if (*place == 0 && map_reserve (older, newer->live) == -1)
+    return -1;
   for (; *place < end; (*place)++, steps++) {
     const struct slot *s = map_walk_slot (newer, *place);
     unsigned mask = slot_mask (s);

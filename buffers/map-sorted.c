@@ -62,27 +62,40 @@ struct runs {
   uint64_t pos;                         /* on the line: all before it is there */
 };
 
+/* Sectors START .. END of the line are zero. */
 static void
-add_run (struct runs *r, uint64_t start, uint64_t end, uint32_t loc,
-         bool zero, bool may_trim)
+add_zero_run (struct runs *r, uint64_t start, uint64_t end, bool may_trim)
 {
   unsigned disk = start >> ZEROSET_DISK_SHIFT;
-  struct map_run run = {
-    .sector = start - zero_pos (disk, 0), .nsectors = end - start,
-    .loc = loc, .disk = disk, .zero = zero, .may_trim = may_trim,
-  };
+  uint64_t sector = start - zero_pos (disk, 0);
+  struct map_run *last = r->n > 0 ? &r->run[r->n - 1] : NULL;
 
   r->pos = end;
-  if (zero && r->n > 0) {
-    struct map_run *last = &r->run[r->n - 1];
+  if (last && last->zero && last->may_trim == may_trim &&
+      last->disk == disk && last->sector + last->nsectors == sector)
+    last->nsectors += end - start;
+  else
+    r->run[r->n++] = (struct map_run) {
+      .sector = sector, .nsectors = end - start, .disk = disk,
+      .zero = true, .may_trim = may_trim,
+    };
+}
 
-    if (last->zero && last->may_trim == may_trim && last->disk == disk &&
-        last->sector + last->nsectors == run.sector) {
-      last->nsectors += run.nsectors;
-      return;
-    }
+/* Slot S holds sectors START .. END of the line. */
+static void
+add_run (struct runs *r, uint64_t start, uint64_t end, const struct slot *s)
+{
+  if (s->value & MAP_ZERO)
+    add_zero_run (r, start, end, (s->value & MAP_TRIM) != 0);
+  else {
+    unsigned disk = key_disk (s->key);
+
+    r->pos = end;
+    r->run[r->n++] = (struct map_run) {
+      .sector = start - zero_pos (disk, 0), .nsectors = end - start,
+      .loc = s->value & UINT32_MAX, .disk = disk,
+    };
   }
-  r->run[r->n++] = run;
 }
 
 /* The zero ranges, or what is not passed of them, up to END. */
@@ -97,7 +110,7 @@ add_zeroes (struct runs *r, uint64_t end)
     uint64_t to = MIN ((uint64_t) range->end, end);
 
     if (from < to)
-      add_run (r, from, to, 0, true, range->may_trim);
+      add_zero_run (r, from, to, range->may_trim);
     if (range->end > end)
       break;
     r->at = zeroset_next (r->zeroes, r->at);
@@ -110,6 +123,13 @@ add_block (struct runs *r, const struct slot *s, size_t n)
 {
   uint64_t start = zero_pos (key_disk (s->key),
                              key_block (s->key) * MAP_BLOCK_SECTORS);
+
+  if (slot_mask (s) == MAP_ALL) {
+    add_zeroes (r, start);
+    add_run (r, start, start + MAP_BLOCK_SECTORS, s);
+    return;
+  }
+
   const struct slot *owner[MAP_BLOCK_SECTORS] = { NULL };
   unsigned to;
 
@@ -125,9 +145,7 @@ add_block (struct runs *r, const struct slot *s, size_t n)
     if (o == NULL)
       continue;
     add_zeroes (r, start + from);
-    add_run (r, start + from, start + to,
-             o->value & MAP_ZERO ? 0 : o->value & UINT32_MAX,
-             o->value & MAP_ZERO, o->value & MAP_TRIM);
+    add_run (r, start + from, start + to, o);
   }
 }
 
@@ -143,7 +161,7 @@ collect (const struct map *m, struct slot *a)
 
     if (mask) {
       a[n++] = *s;
-      runs += __builtin_popcount (mask & ~(mask << 1));
+      runs += mask == MAP_ALL ? 1 : __builtin_popcount (mask & ~(mask << 1));
     }
   }
   assert (n == m->live);

@@ -73,15 +73,14 @@ find_layers (struct layers *l, const struct speculation *spec,
 static bool
 goes_on (const struct overlay_piece *last, const struct overlay_piece *piece)
 {
-  uint64_t end;
-
   if (last->source != piece->source)
     return false;
   switch (piece->source) {
   case OVERLAY_DATA:
-    end = last->skip + last->length;
-    return last->loc + end / MAP_BLOCK == piece->loc &&
-      end % MAP_BLOCK == piece->skip;
+    /* Images and disk have their blocks at the same places, so that where
+     * the images go on, the bytes in them do.
+     */
+    return last->loc + (last->skip + last->length) / MAP_BLOCK == piece->loc;
   case OVERLAY_ZERO:
     return last->may_trim == piece->may_trim;
   default:
