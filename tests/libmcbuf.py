@@ -570,7 +570,7 @@ def main(names):
             for log in sorted(glob.glob(test.path("log*"))):
                 text = read_file(log).decode(errors="replace").strip()
                 if text:
-                    print("%s:\n%s" % (os.path.basename(log), text[-4000:]))
+                    print("%s:\n%s" % (os.path.basename(log), text[-2000:]))
             print("FAIL %s" % name, flush=True)
             failed.append(name)
         finally:
