@@ -77,7 +77,7 @@ def test_bad_names(test):
     for name in ("a b", "ä", "a@g1", "a/b", "", "x" * 300, "mcbuf-control", "a\n"):
         refuses(test, ["disk=%s:%s" % (name, path), "journal=" + test.path("j")])
     refuses(test, ["disk=justapath", "journal=" + test.path("j")], "justapath")
-    refuses(test, ["disk=vda:" + path], "journal")
+    refuses(test, ["disk=a:" + path, "disk=b:" + image(test, "b.img")], "journal")
 
 
 def test_bad_values(test):
