@@ -158,9 +158,10 @@ def _environment():
 ENV, PRELOAD = _environment()
 
 
-def environment(extra=None, preload=()):
+def environment(extra=None, preload=(), ours=True):
+    """The environment of a child; OURS: it is nbdkit or a tool of mcbuf."""
     env = dict(ENV, **(extra or {}))
-    libs = list(PRELOAD) + list(preload)
+    libs = (list(PRELOAD) if ours else []) + list(preload)
     if libs:
         env["LD_PRELOAD"] = ":".join(libs)
     return env
@@ -231,11 +232,11 @@ class Test:
         self._names += 1
         return self.path("%s%d" % (stem, self._names))
 
-    def spawn(self, argv, env=None, preload=(), output=None):
+    def spawn(self, argv, env=None, preload=(), output=None, ours=False):
         out = open(output or os.devnull, "wb")
         p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out,
                              stderr=subprocess.STDOUT, cwd=self.dir,
-                             env=environment(env, preload),
+                             env=environment(env, preload, ours),
                              preexec_fn=_die_with_parent)
         out.close()
         self.processes.append(p)
@@ -284,7 +285,7 @@ class Server:
             if os.path.exists(path):
                 os.unlink(path)
         self.process = self.test.spawn(self.argv(), self.env, self.preload,
-                                       self.log)
+                                       self.log, ours=True)
         pidfile = self.sock + ".pid"
 
         def is_up():

@@ -206,7 +206,7 @@ QEMU = ["qemu-system-x86_64", "-S", "-m", "16", "-nodefaults", "-display", "none
 def qemu_errors(test, path):
     p = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", path],
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True, env=environment(), timeout=60)
+                       stderr=subprocess.STDOUT, text=True, env=environment(ours=False), timeout=60)
     return p.stdout
 
 
