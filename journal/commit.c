@@ -26,7 +26,7 @@ change_state (struct journal *j, journal_change_fn change, void *opaque,
   SCOPED_LOCK (&j->lock);
   memcpy (state->boot_id, j->boot_id, HOST_ID_LEN);
   state->zero_filled = j->virgin;
-  if (j->region) {
+  if (j->region && j->failed == 0) {
     if (j->region->open_epoch < state->epoch)
       __atomic_store_n (&j->region->open_epoch, state->epoch,
                         __ATOMIC_RELAXED);

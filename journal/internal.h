@@ -61,6 +61,7 @@ struct chunk {
 #define STAGING_MAGIC UINT64_C (0x314d485346554243)
 #define STAGING_VERSION 1u
 #define STAGING_MIN_BUFFERS 8u
+#define STAGING_VOID UINT64_MAX /* an instance that no server has */
 
 /* First page of the region.  Native byte order: it never leaves the host. */
 struct staging_header {
@@ -110,15 +111,10 @@ struct epoch_info {
   uint64_t slots;               /* without padding */
 };
 
-struct stream_chunk {
-  uint32_t chunk;
-  uint32_t used;                /* blocks, once it is closed */
-};
-
 #define READY_MAX 64
 
 struct tables {
-  struct stream_chunk *chunks;  /* ring: table chunks of the stream, the last is open */
+  uint32_t *chunks;             /* ring: table chunks of the stream, the last is open */
   size_t chunks_cap, chunks_head, nchunks;
   uint64_t first_serial;        /* of chunks[head] */
   uint64_t mark;                /* end of what is published; 0: no chunk is open */
@@ -264,6 +260,8 @@ extern int chunk_claim (struct journal *j, uint32_t c, enum chunk_kind kind,
                         uint64_t epoch);
 extern struct live *live_get (struct journal *j);
 extern int space_init (struct journal *j);
+/* Work out from the log what is in use. */
+extern int space_claim (struct journal *j);
 /* After all claims: everything else is free. */
 extern void space_settle (struct journal *j);
 extern void space_free (struct journal *j);
@@ -272,6 +270,7 @@ extern void space_trust_locked (struct journal *j);
 
 /* --- staging.c --- */
 
+/* TRY_FOUND: look for a region to take over. */
 extern int staging_open (struct journal *j, uint64_t size, bool *found);
 extern void staging_reset (struct journal *j);
 extern void staging_close (struct journal *j, bool unlink);
@@ -307,8 +306,8 @@ extern void tables_pad_locked (struct journal *j);
 extern void tables_drop_locked (struct journal *j, uint64_t epoch,
                                 uint64_t commit, bool referenced);
 extern struct epoch_info *tables_epoch_locked (struct journal *j, size_t i);
-extern struct stream_chunk *stream_chunk_locked (struct journal *j,
-                                                 uint64_t pos);
+extern uint32_t stream_chunk_locked (struct journal *j, uint64_t pos);
+extern int tables_grow_locked (struct journal *j);
 extern uint32_t desc_seed (const struct journal_config *config, uint64_t epoch);
 
 /* A descriptor, checked. */
@@ -329,6 +328,8 @@ struct table_walk {
   uint64_t seed_epoch;
   uint32_t seed;
   uint64_t items;
+  size_t at;                    /* where the item that FN sees begins ... */
+  size_t slots;                 /* ... and how long it is */
 };
 
 static inline uint32_t

@@ -115,8 +115,8 @@ newest_settled (struct journal *j)
   return MAX (newest_committed (j), j->state.void_epoch);
 }
 
-static int
-claim_all (struct journal *j)
+int
+space_claim (struct journal *j)
 {
   struct journal_damage damage;
 
@@ -146,6 +146,7 @@ claim_all (struct journal *j)
     j->distrust = true;
     j->distrust_upto = UINT64_MAX;
   }
+  space_settle (j);
   return 0;
 }
 
@@ -193,12 +194,11 @@ journal_open (const struct io_fs *fs, const char *dir,
     goto fail;
   if (j->state.has_checkpoint)
     j->forgotten = j->state.watermark.id;
-  if (claim_all (j) == -1) {
+  if (space_claim (j) == -1) {
     mcerror_set (err, errno == EBADMSG ? MCEXIT_DAMAGE : MCEXIT_USAGE,
                  "cannot work out what is in use in %s/journal: %m", dir);
     goto fail;
   }
-  space_settle (j);
   *journal = j;
   return 0;
 

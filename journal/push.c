@@ -17,6 +17,11 @@ poison_locked (struct journal *j, int error)
   ASSERT_LOCKED (j);
   if (j->failed == 0)
     j->failed = error ? error : EIO;
+  /* From here on writes are refused: what the region holds is no longer the
+   * whole of what the primary sent, and no other server may go on with it.
+   */
+  if (j->region)
+    __atomic_store_n (&j->region->instance, STAGING_VOID, __ATOMIC_SEQ_CST);
   pthread_cond_broadcast (&j->buffer_cond);
   pthread_cond_broadcast (&j->turn_cond);
   pthread_cond_broadcast (&j->work_cond);

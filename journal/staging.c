@@ -78,11 +78,31 @@ region_buffers (struct journal *j, unsigned n)
   return 0;
 }
 
-/* Map the object that a server left behind.  1, 0 when there is none (or it
- * is of no use), -1 errno.
+static int
+allocate (int fd, size_t size)
+{
+  int r;
+
+  do
+    r = posix_fallocate (fd, 0, size);
+  while (r == EINTR);
+  errno = r;
+  return r == 0 ? 0 : -1;
+}
+
+static void *
+region_map (int fd, size_t size)
+{
+  return mmap (NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+               fd, 0);
+}
+
+/* Map the object that a server left behind, made larger if N buffers are
+ * more than it has (never smaller).  1, 0 when there is none (or it is of no
+ * use), -1 errno.
  */
 static int
-region_find (struct journal *j, const char *name)
+region_find (struct journal *j, const char *name, uint64_t n)
 {
   CLEANUP_CLOSE int fd = shm_open (name, O_RDWR | O_CLOEXEC, 0);
   struct stat st;
@@ -95,7 +115,7 @@ region_find (struct journal *j, const char *name)
   if (st.st_uid != geteuid () || (size_t) st.st_size <
       JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
     return 0;
-  p = mmap (NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  p = region_map (fd, st.st_size);
   if (p == MAP_FAILED)
     return -1;
   j->region = p;
@@ -105,6 +125,18 @@ region_find (struct journal *j, const char *name)
     munmap (p, st.st_size);
     j->region = NULL;
     return 0;
+  }
+  if (n > j->region->nbuffers) {
+    size_t size = JOURNAL_BLOCK + n * SLOT_SIZE;
+
+    /* No room for more is no reason to give up what there is. */
+    if (allocate (fd, size) == 0 &&
+        (p = region_map (fd, size)) != MAP_FAILED) {
+      munmap (j->region, j->region_size);
+      j->region = p;
+      j->region_size = size;
+      __atomic_store_n (&j->region->nbuffers, n, __ATOMIC_RELEASE);
+    }
   }
   if (region_buffers (j, j->region->nbuffers) == -1)
     return -1;
@@ -128,7 +160,7 @@ staging_open (struct journal *j, uint64_t size, bool *found)
   }
   if (j->shared) {
     region_name (j, name);
-    switch (region_find (j, name)) {
+    switch (region_find (j, name, n)) {
     case -1:
       return -1;
     case 1:
@@ -140,7 +172,6 @@ staging_open (struct journal *j, uint64_t size, bool *found)
   j->region_size = JOURNAL_BLOCK + n * SLOT_SIZE;
   if (j->shared) {
     CLEANUP_CLOSE int fd = -1;
-    int r;
 
     if (shm_unlink (name) == -1 && errno != ENOENT)
       return -1;
@@ -148,16 +179,8 @@ staging_open (struct journal *j, uint64_t size, bool *found)
     if (fd == -1)
       return -1;
     /* So that a full /dev/shm is an error here and not a signal later. */
-    do
-      r = posix_fallocate (fd, 0, j->region_size);
-    while (r == EINTR);
-    if (r != 0) {
-      (void) shm_unlink (name);
-      errno = r;
-      return -1;
-    }
-    p = mmap (NULL, j->region_size, PROT_READ | PROT_WRITE,
-              MAP_SHARED | MAP_POPULATE, fd, 0);
+    p = allocate (fd, j->region_size) == -1 ? MAP_FAILED :
+        region_map (fd, j->region_size);
     if (p == MAP_FAILED) {
       int saved = errno;
 

@@ -68,19 +68,14 @@ sweep_runs (struct journal *j, struct sweep *s)
     const struct epoch_info *e = tables_epoch_locked (j, i);
 
     for (uint64_t pos = e->start; pos < e->end; ) {
-      const struct stream_chunk *c = stream_chunk_locked (j, pos);
+      uint32_t c = stream_chunk_locked (j, pos);
       uint64_t base = ROUND_DOWN (pos, (uint64_t) FORMAT_CHUNK_SLOTS);
       uint64_t end = base + FORMAT_CHUNK_SLOTS;
       uint64_t slot = pos - base;
 
-      if (e->end <= end)
-        end = e->end;
-      else
-        end = base + (uint64_t) c->used * FORMAT_BLOCK_SLOTS;
-      if (end > pos &&
-          add_run (s, (uint64_t) c->chunk * JOURNAL_CHUNK_BLOCKS +
-                   slot / FORMAT_BLOCK_SLOTS,
-                   (end - pos) * FORMAT_SLOT) == -1)
+      end = MIN (end, e->end);
+      if (add_run (s, (uint64_t) c * JOURNAL_CHUNK_BLOCKS +
+                   slot / FORMAT_BLOCK_SLOTS, (end - pos) * FORMAT_SLOT) == -1)
         return -1;
       if (e->end <= base + FORMAT_CHUNK_SLOTS)
         break;

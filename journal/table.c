@@ -56,14 +56,14 @@ tables_epoch_locked (struct journal *j, size_t i)
   return &t->epochs[(t->epochs_head + i) % t->epochs_cap];
 }
 
-struct stream_chunk *
+uint32_t
 stream_chunk_locked (struct journal *j, uint64_t pos)
 {
   struct tables *t = &j->tab;
   uint64_t i = pos / FORMAT_CHUNK_SLOTS - t->first_serial;
 
   assert (i < t->nchunks);
-  return &t->chunks[(t->chunks_head + i) % t->chunks_cap];
+  return t->chunks[(t->chunks_head + i) % t->chunks_cap];
 }
 
 uint32_t
@@ -137,8 +137,8 @@ ready_one_locked (struct journal *j)
 }
 
 /* So that publish and seal never allocate. */
-static int
-rings_grow_locked (struct journal *j)
+int
+tables_grow_locked (struct journal *j)
 {
   struct tables *t = &j->tab;
 
@@ -157,7 +157,7 @@ rings_grow_locked (struct journal *j)
   }
   if (t->nchunks + READY_MAX + 1 > t->chunks_cap) {
     size_t cap = t->chunks_cap * 2 + READY_MAX;
-    struct stream_chunk *chunks = calloc (cap, sizeof *chunks);
+    uint32_t *chunks = calloc (cap, sizeof *chunks);
 
     if (chunks == NULL)
       return -1;
@@ -184,7 +184,7 @@ journal_credit (struct journal *j, unsigned n, uint32_t blocks)
   while (room_locked (j) < j->tab.credit + need)
     if (ready_one_locked (j) == -1)
       return -1;
-  if (rings_grow_locked (j) == -1)
+  if (tables_grow_locked (j) == -1)
     return -1;
   j->tab.credit += need;
   j->tab.credits++;
@@ -220,7 +220,6 @@ next_chunk_locked (struct journal *j)
 {
   struct tables *t = &j->tab;
   struct format_table *head;
-  struct stream_chunk *s;
   uint64_t serial;
   uint32_t c;
 
@@ -230,17 +229,12 @@ next_chunk_locked (struct journal *j)
   memmove (t->ready, t->ready + 1, --t->nready * sizeof t->ready[0]);
 
   if (t->mark != 0) {
-    uint64_t slot = ROUND_UP (t->mark % FORMAT_CHUNK_SLOTS,
-                              (uint64_t) FORMAT_BLOCK_SLOTS);
-
-    /* A mark at the very end of the chunk is the next serial's slot 0. */
-    if (t->mark % FORMAT_CHUNK_SLOTS == 0)
-      slot = FORMAT_CHUNK_SLOTS;
-    else
-      settle_locked (j, slot);
-    s = &t->chunks[(t->chunks_head + t->nchunks - 1) % t->chunks_cap];
-    s->used = slot / FORMAT_BLOCK_SLOTS;
-    chunk_close_locked (j, s->chunk, s->used);
+    /* The zeroes at its end go to disk, too: they are what a reader sees.  A mark
+     * at the very end of the chunk is slot 0 of the next serial number.
+     */
+    if (t->mark % FORMAT_CHUNK_SLOTS != 0)
+      settle_locked (j, FORMAT_CHUNK_SLOTS);
+    chunk_close_locked (j, t->last_chunk, JOURNAL_CHUNK_BLOCKS);
   }
 
   serial = t->first_serial + t->nchunks;
@@ -254,8 +248,7 @@ next_chunk_locked (struct journal *j)
   head->crc = put32 (crc32c (head, sizeof *head, 0));
   buffer_filled_locked (j, j->chunks[c].buffer, 0, 1);
 
-  t->chunks[(t->chunks_head + t->nchunks++) % t->chunks_cap] =
-    (struct stream_chunk) { .chunk = c };
+  t->chunks[(t->chunks_head + t->nchunks++) % t->chunks_cap] = c;
   t->last_chunk = c;
   t->mark = serial * FORMAT_CHUNK_SLOTS + FORMAT_BLOCK_SLOTS;
 }
@@ -405,7 +398,7 @@ tables_drop_locked (struct journal *j, uint64_t epoch, uint64_t commit,
   first = start / FORMAT_CHUNK_SLOTS;
   for (size_t i = 0; i < t->nchunks; i++) {
     uint64_t serial = t->first_serial + i;
-    uint32_t c = t->chunks[(t->chunks_head + i) % t->chunks_cap].chunk;
+    uint32_t c = t->chunks[(t->chunks_head + i) % t->chunks_cap];
     struct chunk *chunk = &j->chunks[c];
     unsigned upto = serial < first ? JOURNAL_CHUNK_BLOCKS :
       start % FORMAT_CHUNK_SLOTS / FORMAT_BLOCK_SLOTS;
@@ -431,7 +424,7 @@ tables_drop_locked (struct journal *j, uint64_t epoch, uint64_t commit,
     }
   }
   while (t->nchunks > 1 && t->first_serial < first) {
-    uint32_t c = t->chunks[t->chunks_head].chunk;
+    uint32_t c = t->chunks[t->chunks_head];
 
     t->chunks_head = (t->chunks_head + 1) % t->chunks_cap;
     t->nchunks--;

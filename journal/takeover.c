@@ -1,13 +1,367 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Going on with the staging region of a server that died. */
+/* Going on with the staging region of a server that was killed.
+ *
+ * What was published lies between START and MARK of the table stream.  The
+ * chunk that the mark is in is always bound to a buffer; each table chunk names the one
+ * before, in its buffer or in the file.  Every descriptor is checked, and every
+ * image of theirs that is in a buffer; those that are not were pushed before
+ * their buffer was given away, and are verified whenever they are read.
+ *
+ * The region is adopted where it is, and stays a valid one at every instant: a
+ * server that is killed in here can be succeeded like any other.  Only what is behind
+ * the mark is changed, which nobody believes.
+ */
 #include "config.h"
 
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/crc.h"
 #include "journal/internal.h"
+
+struct takeover {
+  struct journal *j;
+  int32_t *bound;               /* chunk -> buffer, or NO_BUFFER */
+  uint32_t *chain;              /* table chunks, serials FIRST .. LAST */
+  uint64_t first, last;
+  uint64_t start, mark;
+  uint64_t settled;
+  uint64_t base;                /* position that the bytes being walked begin at */
+  struct table_walk walk;
+};
+
+static int
+bad (void)
+{
+  errno = EBADMSG;
+  return -1;
+}
+
+/* Which chunk each buffer says it mirrors. */
+static int
+read_buffers (struct takeover *t)
+{
+  struct journal *j = t->j;
+
+  t->bound = malloc (j->nchunks * sizeof *t->bound);
+  if (t->bound == NULL)
+    return -1;
+  for (uint32_t c = 0; c < j->nchunks; c++)
+    t->bound[c] = NO_BUFFER;
+  for (unsigned b = 0; b < j->nbuffers; b++) {
+    const struct buffer_meta *m = j->buffers[b].meta;
+
+    if (m->chunk == 0)
+      continue;
+    if (m->chunk >= j->nchunks || t->bound[m->chunk] != NO_BUFFER ||
+        (m->kind != CHUNK_DATA && m->kind != CHUNK_TABLE))
+      return bad ();
+    t->bound[m->chunk] = b;
+  }
+  return 0;
+}
+
+/* Table chunk C with its bytes at MEM: is it number SERIAL of the stream? */
+static bool
+is_table (struct journal *j, uint32_t c, const void *mem, uint64_t serial)
+{
+  struct format_table head;
+  uint32_t crc;
+
+  memcpy (&head, mem, sizeof head);
+  crc = get32 (head.crc);
+  head.crc = put32 (0);
+  return memcmp (head.magic, FORMAT_TABLE_MAGIC, FORMAT_MAGIC_LEN) == 0 &&
+         memcmp (head.id, j->config.id, HOST_ID_LEN) == 0 &&
+         crc32c (&head, sizeof head, 0) == crc &&
+         get32 (head.chunk) == c && get64 (head.serial) == serial;
+}
+
+/* Bytes of table chunk C: in its buffer, else read into MEM. */
+static const uint8_t *
+table_mem (struct takeover *t, uint32_t c, uint8_t *mem, size_t len)
+{
+  if (t->bound[c] != NO_BUFFER)
+    return t->j->buffers[t->bound[c]].mem;
+  if (file_read (t->j, mem, len, (uint64_t) c * JOURNAL_CHUNK) == -1)
+    return NULL;
+  return mem;
+}
+
+/* Find the table chunks, from the last back to the first. */
+static int
+find_chain (struct takeover *t)
+{
+  struct journal *j = t->j;
+  CLEANUP_FREE uint8_t *mem = aligned_blocks (JOURNAL_BLOCK);
+  uint32_t c = 0;
+
+  if (mem == NULL)
+    return -1;
+  t->first = t->start / FORMAT_CHUNK_SLOTS;
+  t->last = (t->mark - 1) / FORMAT_CHUNK_SLOTS;
+  /* With nothing behind START, the chunk it is in may be the one to come. */
+  t->first = MIN (t->first, t->last);
+  if (t->last - t->first >= j->nchunks)
+    return bad ();
+  t->chain = calloc (t->last - t->first + 1, sizeof *t->chain);
+  if (t->chain == NULL)
+    return -1;
+  for (unsigned b = 0; b < j->nbuffers && c == 0; b++) {
+    const struct buffer_meta *m = j->buffers[b].meta;
+
+    if (m->chunk != 0 && m->kind == CHUNK_TABLE &&
+        is_table (j, m->chunk, j->buffers[b].mem, t->last))
+      c = m->chunk;
+  }
+  for (uint64_t serial = t->last; ; serial--) {
+    const uint8_t *p;
+
+    if (c == 0 || c >= j->nchunks)
+      return bad ();
+    p = table_mem (t, c, mem, JOURNAL_BLOCK);
+    if (p == NULL || !is_table (j, c, p, serial))
+      return bad ();
+    t->chain[serial - t->first] = c;
+    if (serial == t->first)
+      return 0;
+    c = get32 (((const struct format_table *) p)->prev);
+  }
+}
+
+/* An extent of an epoch that is neither committed nor void. */
+static int
+take_item (void *opaque, const struct table_item *item)
+{
+  struct takeover *t = opaque;
+  struct journal *j = t->j;
+  uint32_t c = chunk_of (item->ext.block);
+  unsigned i = item->ext.block % JOURNAL_CHUNK_BLOCKS;
+  uint64_t pos = t->base + t->walk.at / FORMAT_SLOT;
+  struct epoch_info *e = NULL;
+
+  if (item->epoch <= t->settled)
+    return 0;
+  if (j->tab.nepochs > 0)
+    e = tables_epoch_locked (j, j->tab.nepochs - 1);
+  if (e && e->epoch > item->epoch)
+    return bad ();
+  if (e == NULL || e->epoch < item->epoch) {
+    if (tables_grow_locked (j) == -1)
+      return -1;
+    e = tables_epoch_locked (j, j->tab.nepochs++);
+    *e = (struct epoch_info) { .epoch = item->epoch, .start = pos };
+  }
+  e->end = pos + t->walk.slots;
+  e->slots += t->walk.slots;
+  e->extents++;
+  if (item->nblocks == 0)
+    return 0;
+
+  e->bytes += (uint64_t) item->ext.nsectors * JOURNAL_SECTOR;
+  if (chunk_claim (j, c, CHUNK_DATA, item->epoch) == -1)
+    return -1;
+  for (uint32_t m = 0; m < item->nblocks; m++)
+    j->chunks[c].live->crc[i + m] = table_item_crc (item, m);
+  bits_set (&j->chunks[c].live->known, i, item->nblocks);
+  return 0;
+}
+
+static int
+walk_chain (struct takeover *t)
+{
+  struct journal *j = t->j;
+  CLEANUP_FREE uint8_t *mem = aligned_blocks (JOURNAL_CHUNK);
+
+  if (mem == NULL)
+    return -1;
+  t->walk = (struct table_walk) {
+    .j = j, .fn = take_item, .opaque = t, .epoch = UINT64_MAX,
+    /* Not before it by more than the lower half of an epoch can tell. */
+    .first_epoch = t->settled > UINT32_MAX / 2 ?
+                   t->settled - UINT32_MAX / 2 : 1,
+  };
+  for (uint64_t serial = t->first; serial <= t->last; serial++) {
+    uint32_t c = t->chain[serial - t->first];
+    uint64_t from = serial * FORMAT_CHUNK_SLOTS + FORMAT_BLOCK_SLOTS;
+    uint64_t to = MIN ((serial + 1) * FORMAT_CHUNK_SLOTS, t->mark);
+    const uint8_t *p = table_mem (t, c, mem, JOURNAL_CHUNK);
+    size_t offset;
+
+    if (p == NULL || chunk_claim (j, c, CHUNK_TABLE, t->settled) == -1)
+      return bad ();
+    from = MAX (from, t->start);
+    if (from >= to)
+      continue;
+    t->base = from;
+    if (table_walk_bytes (&t->walk,
+                          p + from % FORMAT_CHUNK_SLOTS * FORMAT_SLOT,
+                          (to - from) * FORMAT_SLOT, false, &offset) == -1)
+      return -1;
+  }
+  return 0;
+}
+
+/* Every image that a descriptor knows in a buffer that uncommitted epochs need. */
+static int
+check_images (struct takeover *t)
+{
+  struct journal *j = t->j;
+
+  for (uint32_t c = 1; c < j->nchunks; c++) {
+    const struct chunk *chunk = &j->chunks[c];
+    const struct buffer *b;
+
+    if (chunk->kind != CHUNK_DATA || chunk->max_epoch <= t->settled ||
+        t->bound[c] == NO_BUFFER)
+      continue;
+    b = &j->buffers[t->bound[c]];
+    if (b->meta->kind != CHUNK_DATA ||
+        !bits_within (&chunk->live->known, &b->meta->filled))
+      return bad ();
+    for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++)
+      if (bits_test (&chunk->live->known, i) &&
+          crc32c (b->mem + (size_t) i * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) !=
+          chunk->live->crc[i])
+        return bad ();
+  }
+  return 0;
+}
+
+/* All is well: from here on the buffers are this process' own.  No chunk is gone
+ * on with: what was reserved in it and not published stays a hole.
+ */
+static void
+adopt_buffers (struct takeover *t)
+{
+  struct journal *j = t->j;
+
+  for (uint64_t serial = t->first; serial <= t->last; serial++) {
+    j->chunks[t->chain[serial - t->first]].stream = true;
+    j->tab.chunks[serial - t->first] = t->chain[serial - t->first];
+  }
+  for (unsigned n = 0; n < j->nbuffers; n++) {
+    struct buffer *b = &j->buffers[n];
+    uint32_t c = b->meta->chunk;
+    struct chunk *chunk = &j->chunks[c];
+    struct bits all = { { 0 } }, holes;
+
+    bits_set (&all, 0, JOURNAL_CHUNK_BLOCKS);
+    if (c == 0 || b->meta->kind != chunk->kind ||
+        (chunk->kind == CHUNK_DATA && chunk->max_epoch <= t->settled) ||
+        (chunk->kind == CHUNK_TABLE && !chunk->stream)) {
+      __atomic_store_n (&b->meta->chunk, 0, __ATOMIC_RELEASE);
+      continue;
+    }
+    if (chunk->kind == CHUNK_TABLE && c == t->chain[t->last - t->first]) {
+      /* Behind the mark there may be half a publication, and a block with it
+       * may have been pushed.
+       */
+      uint64_t slot = t->mark - t->last * FORMAT_CHUNK_SLOTS;
+      unsigned block = slot / FORMAT_BLOCK_SLOTS;
+
+      memset (b->mem + slot * FORMAT_SLOT, 0,
+              (FORMAT_CHUNK_SLOTS - slot) * FORMAT_SLOT);
+      bits_clear (&b->meta->pushed, block, JOURNAL_CHUNK_BLOCKS - block);
+      bits_set (&b->meta->filled, block, JOURNAL_CHUNK_BLOCKS - block);
+    }
+    holes = bits_minus (&all, &b->meta->filled);
+    b->meta->pushed = bits_or (&b->meta->pushed, &holes);
+    b->meta->filled = all;
+    b->chunk = c;
+    b->bump = JOURNAL_CHUNK_BLOCKS;
+    chunk->buffer = n;
+    j->nunbound--;
+    if (!bits_within (&all, &b->meta->pushed))
+      j->dirty[n / 64] |= UINT64_C (1) << (n % 64);
+    push_ready_locked (j, n);
+  }
+}
+
+static int
+take (struct takeover *t)
+{
+  struct journal *j = t->j;
+  uint64_t n;
+
+  if (t->mark == 0) {
+    /* Nothing was ever published; but buffers may be bound. */
+    for (unsigned b = 0; b < j->nbuffers; b++)
+      __atomic_store_n (&j->buffers[b].meta->chunk, 0, __ATOMIC_RELEASE);
+    return 0;
+  }
+  if (t->start == 0)
+    t->start = FORMAT_CHUNK_SLOTS + FORMAT_BLOCK_SLOTS;
+  if (t->start > t->mark || t->start % FORMAT_BLOCK_SLOTS != 0)
+    return bad ();
+  if (read_buffers (t) == -1 || find_chain (t) == -1)
+    return -1;
+  n = t->last - t->first + 1;
+  if (j->tab.chunks_cap < n + READY_MAX + 1) {
+    uint32_t *chunks = realloc (j->tab.chunks,
+                                (n + READY_MAX + 1) * sizeof *chunks);
+
+    if (chunks == NULL)
+      return -1;
+    j->tab.chunks = chunks;
+    j->tab.chunks_cap = n + READY_MAX + 1;
+  }
+  if (walk_chain (t) == -1 || check_images (t) == -1)
+    return -1;
+
+  SCOPED_LOCK (&j->lock);
+  adopt_buffers (t);
+  j->tab.first_serial = t->first;
+  j->tab.nchunks = n;
+  j->tab.last_chunk = t->chain[n - 1];
+  /* The next publication opens a chunk; up to there it is all padding. */
+  j->tab.mark = (t->last + 1) * FORMAT_CHUNK_SLOTS;
+  __atomic_store_n (&j->region->mark, j->tab.mark, __ATOMIC_RELEASE);
+  tables_drop_locked (j, 0, 0, false);
+  return 0;
+}
+
+/* Start from the log alone again. */
+static int
+give_up (struct journal *j)
+{
+  j->tab.nepochs = 0;
+  space_free (j);
+  if (space_init (j) == -1 || space_claim (j) == -1)
+    return -1;
+  staging_reset (j);
+  return 0;
+}
 
 int
 takeover (struct journal *j, enum journal_took *took)
 {
+  struct takeover t = { .j = j, .start = j->region->start,
+                        .mark = j->region->mark,
+                        .settled = newest_settled (j) };
+  uint64_t instance = j->region->instance;
+  int r;
+
   *took = JOURNAL_TOOK_NOTHING;
-  staging_reset (j);
-  return 0;
+  /* Nobody wrote through it, or all was saved since. */
+  if (instance == 0 || j->state.clean) {
+    staging_reset (j);
+    return 0;
+  }
+  if (instance != j->state.instance && instance != j->state.instance + 1)
+    r = bad ();
+  else
+    r = take (&t);
+  cleanup_free (&t.bound);
+  cleanup_free (&t.chain);
+  if (r == 0) {
+    space_settle (j);
+    *took = JOURNAL_TOOK_SHARED;
+    return 0;
+  }
+  if (errno != EBADMSG)
+    return -1;
+  *took = JOURNAL_TOOK_BAD;
+  return give_up (j);
 }

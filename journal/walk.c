@@ -88,6 +88,8 @@ table_walk_bytes (struct table_walk *walk, const void *p, size_t len,
     item.crc_first = get32 (d->crc_first);
     item.more = (const le32 *) (d + 1);
     walk->items++;
+    walk->at = off;
+    walk->slots = slots;
     if (walk->fn (walk->opaque, &item) == -1)
       return -1;
     off += slots * FORMAT_SLOT;

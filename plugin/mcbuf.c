@@ -20,6 +20,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -30,7 +32,18 @@
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 #define CONTROL_EXPORT "mcbuf-control"
 
+/* A client that stays connected keeps nbdkit from ending.  The verb "shutdown"
+ * gives clients this long to leave, then it stops the replica and the process.
+ */
+#define SHUTDOWN_GRACE_S 1
+
 static struct replica *replica;
+
+/* Who ends the replica: nbdkit's main thread, or the one that "shutdown" starts. */
+static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t end_cond = PTHREAD_COND_INITIALIZER;
+static pthread_t end_thread;
+static bool end_started;
 
 static void
 mcbuf_log (void *opaque, enum replica_log_level level, const char *line)
@@ -46,8 +59,13 @@ static void
 mcbuf_unload (void)
 {
   /* Not reached on SIGKILL: then the next start finds out for itself. */
+  pthread_mutex_lock (&end_lock);
   replica_close (replica);
   replica = NULL;
+  pthread_cond_signal (&end_cond);
+  pthread_mutex_unlock (&end_lock);
+  if (end_started)
+    (void) pthread_join (end_thread, NULL);
   params_free ();
 }
 
@@ -62,6 +80,38 @@ mcbuf_dump_plugin (void)
   printf ("mcbuf_control_export=%s\n", CONTROL_EXPORT);
 }
 
+static void *
+end_main (void *arg)
+{
+  struct timespec until;
+
+  (void) arg;
+  if (clock_gettime (CLOCK_REALTIME, &until) == -1)
+    return NULL;
+  until.tv_sec += SHUTDOWN_GRACE_S;
+  pthread_mutex_lock (&end_lock);
+  while (replica &&
+         pthread_cond_timedwait (&end_cond, &end_lock, &until) == 0)
+    ;
+  if (replica) {
+    nbdkit_debug ("clients stay connected: ending without them");
+    replica_stop (replica);
+    _exit (EXIT_SUCCESS);
+  }
+  pthread_mutex_unlock (&end_lock);
+  return NULL;
+}
+
+static void
+mcbuf_shutdown (void)
+{
+  pthread_mutex_lock (&end_lock);
+  nbdkit_shutdown ();
+  if (!end_started)
+    end_started = pthread_create (&end_thread, NULL, end_main, NULL) == 0;
+  pthread_mutex_unlock (&end_lock);
+}
+
 static int
 mcbuf_get_ready (void)
 {
@@ -73,7 +123,7 @@ mcbuf_get_ready (void)
     nbdkit_error ("%s", err.text);
     return -1;
   }
-  replica_set_shutdown (replica, nbdkit_shutdown);
+  replica_set_shutdown (replica, mcbuf_shutdown);
   return 0;
 }
 

@@ -83,10 +83,19 @@ add_disk (const char *value)
 static int
 set_size (const char *key, const char *value, int64_t min, int64_t *result)
 {
+  size_t digits;
   int64_t n;
 
   if (*result != -1) {
     nbdkit_error ("%s= is given twice", key);
+    return -1;
+  }
+  /* nbdkit's own message does not name the parameter. */
+  digits = strspn (value, "0123456789");
+  if (digits == 0 || (value[digits] && (value[digits + 1] ||
+                                        !strchr ("bBkKmMgGtTpPeEsS", value[digits])))) {
+    nbdkit_error ("%s=%s: not a size: a number is needed, with K, M, G or T behind it if you like",
+                  key, value);
     return -1;
   }
   n = nbdkit_parse_size (value);

@@ -158,6 +158,8 @@ route_begin (struct replica *r, const struct replica_export *e,
 
   do {
     again = false;
+    while (r->holing)
+      pthread_cond_wait (&r->changed, &r->lock);
     if (admit_locked (r, e, true) == -1)
       return -1;
     if (r->closing || (r->drain_hold && r->state == JOURNAL_PROMOTED)) {

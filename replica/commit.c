@@ -65,6 +65,10 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
 
     while (r->closing)
       pthread_cond_wait (&r->changed, &r->lock);
+    if (r->stopping && !promoted) {
+      errno = ESHUTDOWN;
+      return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the server is stopping");
+    }
     if (promoted ? r->state != JOURNAL_PROMOTED : !takes_writes (r->state))
       return refuse_state_locked (r, "seal", err);
     open = speculation_open_number (r->spec);
@@ -369,8 +373,8 @@ replica_commit (struct replica *r, const struct commit_request *req,
 
 /* --- flush of a promoted disk --------------------------------------------------- */
 
-static int
-flush_turn (struct replica *r)
+int
+promoted_flush_turn (struct replica *r)
 {
   struct speculation_stat stat;
   struct journal_commit commit = { .kind = JOURNAL_REC_PROMOTED_COMMIT };
@@ -407,7 +411,7 @@ promoted_flush (struct replica *r)
     SCOPED_LOCK (&r->lock);
     turn_begin_locked (r);
   }
-  result = flush_turn (r);
+  result = promoted_flush_turn (r);
   saved = errno;
   {
     SCOPED_LOCK (&r->lock);

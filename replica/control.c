@@ -292,6 +292,7 @@ int
 replica_control (struct replica *r, bool local, const char *request,
                  size_t len, char **reply)
 {
+  bool stopping;
   struct answer a = { .local = local, .err = { .code = MCEXIT_USAGE } };
   CLEANUP_FREE char *copy = NULL;
   int result, saved;
@@ -300,7 +301,15 @@ replica_control (struct replica *r, bool local, const char *request,
                      request[len - 1] == '\r'))
     len--;
   *reply = NULL;
-  if (memchr (request, '\0', len) || memchr (request, '\n', len))
+  {
+    SCOPED_LOCK (&r->lock);
+    stopping = r->stopping;
+  }
+  if (stopping) {
+    errno = ESHUTDOWN;
+    result = mcerror_set (&a.err, MCEXIT_USAGE, "the server is stopping");
+  }
+  else if (memchr (request, '\0', len) || memchr (request, '\n', len))
     result = usage (&a, "a request is one line of text");
   else {
     copy = strndup (request, len);

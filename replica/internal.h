@@ -65,6 +65,7 @@ struct replica {
   bool lost;                    /* stale: acknowledged writes are gone, inlets cannot be read */
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
+  bool holing;                  /* "stale" is being made durable: no refusal goes out before */
   bool clean;                   /* the clean mark is on: take it off before a write is acknowledged */
   bool closing, closed;         /* syncing: being closed, was closed by a seal */
   uint64_t closed_epoch;        /* … of this epoch */
@@ -141,6 +142,20 @@ extern int make_dirty (struct replica *r);
 /* For the change of every record: the open epoch, and numbers reserved ahead. */
 extern void state_epoch (struct journal_state *state, uint64_t open);
 
+/* --- config.c, wake.c: parts of replica_open ------------------------------ */
+
+/* realpath of PATH in FS, malloced.  NULL with errno. */
+extern char *real_path (const struct io_fs *fs, const char *path);
+/* Make the journal of a new replica. */
+extern int replica_create (struct replica *r,
+                           const struct replica_params *params,
+                           struct mcerror *err);
+/* Are the disks those that the journal knows? */
+extern int check_config (struct replica *r, struct mcerror *err);
+/* Go on from what the journal, and perhaps shared memory, hold. */
+extern int revive (struct replica *r, const struct replica_params *params,
+                   struct mcerror *err);
+
 /* --- guard.c: readers of journal blocks ----------------------------------- */
 
 extern unsigned reader_begin_locked (struct replica *r);
@@ -197,6 +212,7 @@ extern int replica_commit (struct replica *r, const struct commit_request *req,
 extern int replica_prepare_seal (struct replica *r);
 /* Promoted writes so far become durable. */
 extern int promoted_flush (struct replica *r);
+extern int promoted_flush_turn (struct replica *r);     /* the caller has the turn */
 
 /* --- drain.c: from maps to backing images ---------------------------------- */
 

@@ -95,6 +95,10 @@ read_overlay (struct replica *r, unsigned disk, void *buf, uint32_t count,
   {
     SCOPED_LOCK (&r->lock);
 
+    if (r->stopping) {
+      errno = ESHUTDOWN;
+      return -1;
+    }
     if (resolve_locked (r, disk, offset, count) == -1)
       return -1;
     for (size_t i = 0; i < pieces.n && !guarded; i++)

@@ -256,7 +256,7 @@ open_images (struct recovery *rec)
   for (unsigned i = 0; i < config->ndisks; i++) {
     const struct journal_disk *was = &config->disks[i];
     const char *other = moved_to (rec->params, was->name);
-    CLEANUP_FREE char *real = realpath (other ? other : was->path, NULL);
+    CLEANUP_FREE char *real = real_path (rec->params->fs, other ? other : was->path);
 
     disks[i] = *was;
     if (real == NULL)

@@ -49,7 +49,11 @@ struct replica_params {
 extern int replica_open (const struct replica_params *params,
                          struct replica **replica, struct mcerror *err);
 extern int replica_run (struct replica *r);
-/* Clean stop: speculation is saved and the clean mark set, so that the next start goes on. */
+/* Clean stop: requests are refused from here on, speculation is saved and the clean mark
+ * set, so that the next start goes on.  Other threads may still be in a request.
+ */
+extern void replica_stop (struct replica *r);
+/* The same, and free it: nobody else may use it any more. */
 extern void replica_close (struct replica *r);  /* NULL is allowed */
 
 /* --- Exports -------------------------------------------------------------- */

@@ -155,9 +155,13 @@ replica_hole (struct replica *r, int errnum, const char *what)
 
   {
     SCOPED_LOCK (&r->lock);
+
+    while (r->holing)
+      pthread_cond_wait (&r->changed, &r->lock);
     if (r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
         r->state == JOURNAL_RESYNCING) {
       r->state = JOURNAL_STALE;
+      r->holing = true;
       set_reason_locked (r, "a write was refused (%s: %s), so the stream has a hole: "
                          "mend the cause, then start a new full mirror after the verb resync",
                          what, strerror (errnum));
@@ -175,7 +179,10 @@ replica_hole (struct replica *r, int errnum, const char *what)
    */
   if (journal_record (r->journal, JOURNAL_REC_STATE, change_stale,
                       NULL) == -1)
-    replica_fail (r, "journal", errno);
+    replica_fail (r, "recording that the stream has a hole", errno);
+  SCOPED_LOCK (&r->lock);
+  r->holing = false;
+  pthread_cond_broadcast (&r->changed);
 }
 
 void

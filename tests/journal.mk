@@ -15,3 +15,18 @@ check_PROGRAMS += unit/test-journal-basic
 TESTS += unit/test-journal-basic
 unit_test_journal_basic_SOURCES = unit/test-journal-basic.c $(journal_test_help)
 unit_test_journal_basic_LDADD = $(journal_test_libs)
+
+check_PROGRAMS += unit/test-journal-takeover
+TESTS += unit/test-journal-takeover
+unit_test_journal_takeover_SOURCES = unit/test-journal-takeover.c $(journal_test_help)
+unit_test_journal_takeover_LDADD = $(journal_test_libs)
+
+check_PROGRAMS += unit/test-journal-crash
+TESTS += unit/test-journal-crash
+unit_test_journal_crash_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/test-journal-crash.c \
+	$(journal_test_help) \
+	$(NULL)
+unit_test_journal_crash_LDADD = $(journal_test_libs)

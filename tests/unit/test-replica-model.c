@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -39,6 +40,7 @@ static struct content now, committed, sealed[MAX_SEALED];
 static uint64_t sealed_epoch[MAX_SEALED], open_epoch, checkpoint;
 static unsigned nsealed;
 static bool has_checkpoint;
+static char shm_name[64];       /* the replica's shared memory */
 
 static uint64_t
 rnd (uint64_t below)
@@ -372,6 +374,17 @@ resume (void)
   json_decref (json);
 }
 
+/* Shared memory outlives a server that was killed, for the next one; and goes with
+ * a clean stop and with a recovery.
+ */
+static bool
+shm_exists (void)
+{
+  CLEANUP_CLOSE int fd = shm_open (shm_name, O_RDONLY, 0);
+
+  return fd != -1;
+}
+
 static void
 step_restart (void)
 {
@@ -431,6 +444,9 @@ step_recover (bool clean)
   if (!has_checkpoint) {
     ck_assert_int_eq (recover_run (&p, &first, &err), -1);
     ck_assert_int_eq (err.code, MCEXIT_NO_CHECKPOINT);
+    /* Nobody will come for it: this replica is about to be removed. */
+    ck_assert_int_eq (shm_exists (), !clean);
+    ck_assert (clean || shm_unlink (shm_name) == 0);
   }
   else {
     ck_assert_msg (recover_run (&p, &first, &err) == 0, "%s", err.text);
@@ -442,6 +458,7 @@ step_recover (bool clean)
     ck_assert_uint_eq (second.discarded_bytes, first.discarded_bytes);
     ck_assert_uint_eq (second.written_bytes, 0);
     check_images ();
+    ck_assert (!shm_exists ());
   }
   remove_all ();
 }
@@ -449,6 +466,8 @@ step_recover (bool clean)
 static void
 begin_life (void)
 {
+  json_t *json;
+
   ndisks = 1 + rnd (MAX_DISKS);
   for (unsigned i = 0; i < ndisks; i++)
     size[i] = 1 + rnd (3) * 1000000 + rnd (700001);
@@ -460,6 +479,10 @@ begin_life (void)
   open_epoch = 1;
   has_checkpoint = false;
   start ();
+  json = control ("status", 0);
+  snprintf (shm_name, sizeof shm_name, "/mcbuf-%s",
+            json_string_value (json_object_get (json, "replica")));
+  json_decref (json);
 }
 
 static void
@@ -532,6 +555,8 @@ main (void)
   srunner_free (runner);
   if (child > 0)
     (void) kill (child, SIGKILL);
+  if (failed)
+    (void) shm_unlink (shm_name);
   if (failed) {
     char command[64];
 

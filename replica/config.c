@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The journal of a replica and its disks: making one, and holding the disks that were named
+ * against those that the journal knows.
+ */
+#include "config.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "replica/internal.h"
+
+static const char *
+show_name (const char *name)
+{
+  return name[0] ? name : "(unnamed)";
+}
+
+static int
+fill_config (struct replica *r, struct journal_config *config,
+             struct journal_disk *disks)
+{
+  config->ndisks = r->ndisks;
+  config->disks = disks;
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    snprintf (disks[i].name, sizeof disks[i].name, "%s", r->disks[i].name);
+    snprintf (disks[i].path, sizeof disks[i].path, "%s",
+              backing_path (r->disks[i].backing));
+    disks[i].size = r->disks[i].size;
+  }
+  return 0;
+}
+
+/* --- a new replica ------------------------------------------------------------------ */
+
+/* Is DIR missing, or without anything that a journal would not have? */
+static int
+check_directory (const struct io_fs *fs, const char *dir, struct mcerror *err)
+{
+  static const char *const ours[] = { ".", "..", "journal", "journal.new",
+                                      "acked", "lock", "control" };
+  const struct dirent *e;
+  int result = 0;
+  DIR *d;
+
+  if (fs != &io_posix)
+    return 0;
+  d = opendir (dir);
+  if (d == NULL)
+    return errno == ENOENT ? 0 :
+      mcerror_set (err, MCEXIT_USAGE, "%s: cannot make a journal there: %m", dir);
+  while ((errno = 0, e = readdir (d)) != NULL && result == 0) {
+    bool known = strncmp (e->d_name, "catalog.sqlite", 14) == 0;
+
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0] && !known; i++)
+      known = strcmp (e->d_name, ours[i]) == 0;
+    if (!known) {
+      errno = ENOTEMPTY;
+      result = mcerror_set (err, MCEXIT_USAGE,
+                            "%s: holds \"%s\" and no journal: name a new or empty directory with journal=",
+                            dir, e->d_name);
+    }
+  }
+  int saved = errno;
+  (void) closedir (d);
+  errno = saved;
+  return result;
+}
+
+int
+replica_create (struct replica *r, const struct replica_params *params,
+        struct mcerror *err)
+{
+  CLEANUP_FREE struct journal_disk *disks = calloc (r->ndisks, sizeof *disks);
+  struct journal_config config = {
+    .size = params->journal_size ? params->journal_size :
+      REPLICA_DEFAULT_JOURNAL_SIZE };
+  struct journal_state state = { .state = JOURNAL_SYNCING, .generation = 1,
+                                 .clean = true, .epoch = 1 };
+
+  if (check_directory (params->fs, params->dir, err) == -1)
+    return -1;
+  if (disks == NULL || host_random (config.id, sizeof config.id) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot make a new journal: %m");
+  if (fill_config (r, &config, disks) == -1)
+    return -1;
+  if (params->baseline_trusted) {
+    /* The image is checkpoint 0 from here on: it must outlive the power. */
+    for (unsigned i = 0; i < r->ndisks; i++)
+      if (backing_flush (r->disks[i].backing) == -1)
+        return mcerror_set (err, MCEXIT_USAGE,
+                            "%s: cannot make the baseline durable: %m",
+                            backing_path (r->disks[i].backing));
+    state.state = JOURNAL_PROTECTED;
+    state.has_checkpoint = true;
+    state.checkpoint.time = host_time_ns ();
+    state.watermark = state.checkpoint;
+  }
+  state_epoch (&state, 1);
+  return journal_create (params->fs, params->dir, &config, &state, err);
+}
+
+/* --- one that lived before ------------------------------------------------------------ */
+
+/* A disk's path may have changed only if nothing is left at the old one. */
+static int
+check_path (struct replica *r, const struct journal_disk *was,
+            const struct disk *is, bool *moved, struct mcerror *err)
+{
+  struct io_file *old;
+
+  if (strcmp (was->path, backing_path (is->backing)) == 0)
+    return 0;
+  if (io_open (r->fs, was->path, O_RDONLY, 0, &old) == 0) {
+    io_close (old);
+    errno = EINVAL;
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s: this journal belongs to another image: disk %s is %s, not %s: "
+                        "use that image, or another journal=",
+                        r->dir, show_name (was->name), was->path,
+                        backing_path (is->backing));
+  }
+  *moved = true;
+  return 0;
+}
+
+int
+check_config (struct replica *r, struct mcerror *err)
+{
+  const struct journal_config *config = journal_get_config (r->journal);
+  bool moved = false;
+
+  for (unsigned i = 0; i < config->ndisks; i++) {
+    const struct journal_disk *was = &config->disks[i];
+    const struct disk *is = NULL;
+
+    /* The same disks in the same order: extents name them by number. */
+    if (i < r->ndisks && strcmp (r->disks[i].name, was->name) == 0)
+      is = &r->disks[i];
+    errno = EINVAL;
+    if (is == NULL)
+      return mcerror_set (err, MCEXIT_USAGE,
+                          "%s: this journal's disk %u is %s (%s): name the disks as when the journal was made, "
+                          "or use another journal=", r->dir, i + 1,
+                          show_name (was->name), was->path);
+    if (is->size != was->size)
+      return mcerror_set (err, MCEXIT_USAGE,
+                          "%s: disk %s has %" PRIu64 " bytes, but had %" PRIu64 " when the journal was made: "
+                          "restore its size, or begin a new replica with another journal=",
+                          backing_path (is->backing), show_name (was->name), is->size, was->size);
+    if (check_path (r, was, is, &moved, err) == -1)
+      return -1;
+  }
+  if (r->ndisks > config->ndisks) {
+    errno = EINVAL;
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s: disk %s is not in this journal: name the disks as when the journal was made, "
+                        "or use another journal=", r->dir,
+                        show_name (r->disks[config->ndisks].name));
+  }
+  if (moved) {
+    CLEANUP_FREE struct journal_disk *disks = calloc (r->ndisks, sizeof *disks);
+    struct journal_config next = *config;
+
+    if (disks == NULL)
+      return mcerror_set (err, MCEXIT_USAGE, "cannot note where the images are: %m");
+    if (fill_config (r, &next, disks) == -1)
+      return -1;
+    return journal_set_config (r->journal, &next, err);
+  }
+  return 0;
+}
+

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Waking a replica that lived before: what became of the speculation, in which state that leaves it,
+ * and what is still to be written out.
+ *
+ * The OPEN record is what the new process swears: in which state it found the
+ * replica, and which epoch numbers are spent.  Until it is durable nothing is served.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+
+
+static int
+replay_uncommitted (void *opaque, uint64_t epoch,
+                    const struct journal_extent *ext)
+{
+  struct replica *r = opaque;
+
+  while (speculation_open_number (r->spec) < epoch)
+    if (speculation_seal (r->spec) == -1) {
+      struct epoch *e = epoch_new ();
+
+      if (e == NULL)
+        return -1;
+      speculation_restock (r->spec, e);
+    }
+  return ext->flags & JOURNAL_ZERO ?
+    speculation_zero (r->spec, ext->disk, ext->sector, ext->nsectors,
+                      ext->flags & JOURNAL_MAY_TRIM) :
+    speculation_put (r->spec, ext->disk, ext->sector, ext->nsectors,
+                     ext->block);
+}
+
+/* Put the speculation buffer together as it was.  -1: it is not whole. */
+static int
+restore_speculation (struct replica *r, const struct journal_state *state)
+{
+  /* The epoch that closed a first copy is sealed and not committed either. */
+  uint64_t first = state->state == JOURNAL_SYNCING && state->closed ?
+    state->watermark.id :
+    MAX (MAX (state->checkpoint.id, state->watermark.id),
+         state->void_epoch) + 1;
+  uint64_t open = 0;
+  struct journal_damage damage;
+
+  speculation_free (r->spec);
+  r->spec = speculation_new (first);
+  if (r->spec == NULL ||
+      journal_replay_uncommitted (r->journal, replay_uncommitted, r, &open,
+                                  &damage) == -1)
+    return -1;
+  while (speculation_open_number (r->spec) < open)
+    if (speculation_seal (r->spec) == -1) {
+      struct epoch *e = epoch_new ();
+
+      if (e == NULL)
+        return -1;
+      speculation_restock (r->spec, e);
+    }
+  return 0;
+}
+
+static int
+empty_speculation (struct replica *r, uint64_t open)
+{
+  speculation_free (r->spec);
+  r->spec = speculation_new (open);
+  return r->spec == NULL ? -1 : 0;
+}
+
+/* The committed backlog. */
+static int
+restore_writeout (struct replica *r, const struct journal_state *state,
+                  struct journal_damage *damage)
+{
+  struct epoch *e;
+  uint64_t newest = MAX (state->checkpoint.id, state->target);
+
+  r->wo = writeout_new ();
+  if (r->wo == NULL)
+    return -1;
+  if (!state->has_checkpoint)
+    return 0;
+  e = epoch_new ();
+  if (e == NULL)
+    return -1;
+  if (replay_map (r->journal, state->watermark.id, UINT64_MAX, e, &newest,
+                  damage) == -1) {
+    epoch_free (e);
+    return -1;
+  }
+  if (newest == state->watermark.id && map_is_empty (e->map)) {
+    epoch_free (e);
+    return 0;
+  }
+  r->backlog_since = host_monotonic_ns ();
+  writeout_add (r->wo, newest, e);
+  return 0;
+}
+
+/* Which state does the replica wake up in?  Fills reason; keeps *STATE's meaning otherwise. */
+static int
+wake (struct replica *r, struct journal_state *state, enum journal_took took,
+      bool *restored, struct mcerror *err)
+{
+  uint8_t boot_id[HOST_ID_LEN];
+  bool same_boot, whole;
+
+  if (host_boot_id (boot_id) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot read the boot id: %m");
+  same_boot = memcmp (boot_id, state->boot_id, sizeof boot_id) == 0;
+
+  whole = (took == JOURNAL_TOOK_SHARED || took == JOURNAL_TOOK_SAVED ||
+           (took == JOURNAL_TOOK_NOTHING && state->clean)) &&
+    state->state != JOURNAL_STALE && state->state != JOURNAL_FAILED;
+  if (whole && restore_speculation (r, state) == -1) {
+    if (errno == ENOMEM)
+      return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
+    whole = false;
+  }
+  if (whole && speculation_open_number (r->spec) < state->epoch &&
+      took != JOURNAL_TOOK_SHARED) {
+    /* Saved, or nothing to save: the record knows which epoch was open. */
+    while (speculation_open_number (r->spec) < state->epoch) {
+      struct epoch *e = NULL;
+
+      if (speculation_seal (r->spec) == 0)
+        continue;
+      if ((e = epoch_new ()) == NULL)
+        return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
+      speculation_restock (r->spec, e);
+    }
+  }
+  if (!whole && empty_speculation (r, state->epoch_limit + 1) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot make the speculation buffer: %m");
+
+  *restored = whole;
+  switch (state->state) {
+  case JOURNAL_SYNCING:
+    if (state->closed ? !whole : !(state->clean || same_boot)) {
+      state->state = JOURNAL_STALE;
+      r->lost = true;
+      set_reason_locked (r, "%s", "the first copy was cut short and parts of it may be lost: "
+                         "start it anew after resync overwrite");
+    }
+    else
+      set_reason_locked (r, "%s", "first copy; no checkpoint yet");
+    break;
+  case JOURNAL_PROTECTED:
+  case JOURNAL_RESYNCING:
+    if (!whole) {
+      state->state = JOURNAL_STALE;
+      r->lost = true;
+      set_reason_locked (r, "%s", took == JOURNAL_TOOK_BAD ?
+                         "the server died and acknowledged writes since the last checkpoint are damaged: "
+                         "start a new full mirror after the verb resync" :
+                         "the server died and acknowledged writes since the last checkpoint are lost: "
+                         "start a new full mirror after the verb resync");
+    }
+    else if (state->state == JOURNAL_RESYNCING)
+      set_reason_locked (r, "%s", "a new full copy runs; the last checkpoint stays recoverable");
+    break;
+  case JOURNAL_STALE:
+    r->lost = true;
+    set_reason_locked (r, "%s", state->has_checkpoint ?
+                       "the stream has a hole: start a new full mirror after the verb resync" :
+                       "the stream has a hole and no checkpoint exists: start a first copy after resync overwrite");
+    break;
+  case JOURNAL_PROMOTED:
+    r->direct = state->drained;
+    set_reason_locked (r, "%s", state->drained ?
+                       "the backlog is drained: the backing images are the disk" :
+                       "the backlog drains; the disk is served as NAME@promoted");
+    break;
+  case JOURNAL_FAILED:
+    set_reason_locked (r, "%s", "the journal cannot be trusted: mcbuf-recover shows what is whole; "
+                       "resync overwrite starts anew");
+    break;
+  }
+  return 0;
+}
+
+static void
+note_damage (struct replica *r, const struct journal_damage *damage)
+{
+  set_reason_locked (r, "the journal is damaged: %s: offset %" PRIu64 ": %s: stop the server, then "
+                     "mcbuf-recover --verify shows what is whole", damage->file, damage->offset, damage->what);
+}
+
+struct open_change {
+  enum journal_replica_state state;
+  uint64_t open;
+  bool keep_clean, restored;
+};
+
+static void
+change_open (struct journal_state *state, void *opaque)
+{
+  const struct open_change *c = opaque;
+
+  state_epoch (state, c->open);
+  if (c->state != JOURNAL_FAILED)       /* damage is found anew each time, or mended */
+    state->state = c->state;
+  state->instance++;
+  if (!c->keep_clean)
+    state->clean = false;
+  if (!c->restored)
+    state->void_epoch = c->open - 1;
+}
+
+int
+revive (struct replica *r, const struct replica_params *params,
+        struct mcerror *err)
+{
+  struct journal_state state;
+  struct journal_damage damage;
+  struct open_change change;
+  enum journal_took took;
+  bool damaged = journal_get_damage (r->journal, &damage) == 1;
+  bool restored = false;
+
+  journal_get_state (r->journal, &state);
+  if (journal_start (r->journal, params->buffer ? params->buffer :
+                     REPLICA_DEFAULT_BUFFER, params->shared, &took, err) == -1)
+    return -1;
+  r->generation = state.generation;
+  if (wake (r, &state, took, &restored, err) == -1)
+    return -1;
+  if (!damaged && restore_writeout (r, &state, &damage) == -1) {
+    if (errno != EBADMSG)
+      return mcerror_set (err, MCEXIT_USAGE, "%s: cannot read the journal: %m", r->dir);
+    damaged = true;
+  }
+  if (damaged) {
+    state.state = JOURNAL_FAILED;
+    note_damage (r, &damage);
+    if (r->wo == NULL && (r->wo = writeout_new ()) == NULL)
+      return mcerror_set (err, MCEXIT_USAGE, "cannot make the write-out buffer: %m");
+  }
+  r->state = state.state;
+  r->closed = state.closed;
+  r->closed_epoch = state.watermark.id;
+  r->has_checkpoint = state.has_checkpoint;
+  r->checkpoint = state.checkpoint;
+  r->written_out = state.has_checkpoint ? MIN (state.watermark.id, state.checkpoint.id) : 0;
+  r->discarded_epochs = state.discarded_epochs;
+  r->discarded_bytes = state.discarded_bytes;
+
+  change = (struct open_change) {
+    .state = r->state, .restored = restored, .open = speculation_open_number (r->spec),
+    .keep_clean = state.clean && took != JOURNAL_TOOK_SHARED &&
+      r->state != JOURNAL_STALE && !damaged };
+  r->clean = change.keep_clean;
+  if (journal_record (r->journal, JOURNAL_REC_OPEN, change_open,
+                      &change) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "%s/journal: cannot write: %m", r->dir);
+  if (!restored && journal_discard (r->journal) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "%s/journal: %m", r->dir);
+  journal_get_state (r->journal, &state);
+  r->epoch_limit = state.epoch_limit;
+  r->void_epoch = state.void_epoch;
+  house_event_locked (r, "open", "%s%s%s", replica_state_word (r->state),
+                      r->reason[0] ? ": " : "", r->reason);
+  return 0;
+}
+

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A simulated disk behind the I/O seam, which can lose power.
+ *
+ * Files live in memory.  Each remembers what was written since it was last
+ * synced; a crash gives a new disk on which an arbitrary subset of that, down to
+ * single sectors, has become durable, as SQLite's crash tests do it.
+ * Reads see every write at once.
+ */
+#ifndef MCBUF_TESTS_UNIT_SIMDISK_H
+#define MCBUF_TESTS_UNIT_SIMDISK_H
+
+#include "common/io.h"
+
+struct simdisk;
+
+#define SIMDISK_SECTOR 512u
+
+enum simdisk_op { SIMDISK_WRITE, SIMDISK_SYNC };
+
+enum simdisk_crash {
+  SIMDISK_KILL,                 /* the process only: nothing written is lost */
+  SIMDISK_NONE,                 /* nothing unsynced persists */
+  SIMDISK_WRITES,               /* any of the writes, each as a whole */
+  SIMDISK_PREFIX,               /* the first of them */
+  SIMDISK_SECTORS,              /* any of the sectors */
+  SIMDISK_GARBLE,               /* the same; some hold garbage */
+  SIMDISK_HOWS
+};
+
+extern struct simdisk *simdisk_new (void);
+extern void simdisk_free (struct simdisk *s);
+extern const struct io_fs *simdisk_fs (struct simdisk *s);
+
+/* Call HOOK before each write and sync is carried out. */
+typedef void (*simdisk_hook_fn) (void *opaque, enum simdisk_op op);
+extern void simdisk_hook (struct simdisk *s, simdisk_hook_fn hook,
+                          void *opaque);
+
+/* What would be found after a crash now.  RANDOM gives 64 random bits. */
+extern struct simdisk *simdisk_crash (struct simdisk *s, enum simdisk_crash how,
+                                      uint64_t (*random) (void));
+
+/* The COUNTth write or sync from now on (1: the next) fails with ERROR; with
+ * STICKY so do all that follow.
+ */
+extern void simdisk_fail (struct simdisk *s, uint64_t count, int error,
+                          bool sticky);
+
+/* Let writes take at most LEN bytes at a time (0: no limit). */
+extern void simdisk_short (struct simdisk *s, size_t len);
+
+extern uint64_t simdisk_ops (struct simdisk *s);
+extern uint64_t simdisk_size (struct simdisk *s, const char *path);
+/* Change the byte at OFF by MASK, durably. */
+extern void simdisk_flip (struct simdisk *s, const char *path, uint64_t off,
+                          uint8_t mask);
+/* Reads that touch [OFF, OFF + LEN) fail with EIO.  LEN 0: none do. */
+extern void simdisk_bad (struct simdisk *s, const char *path, uint64_t off,
+                         uint64_t len);
+
+#endif
