@@ -7,3 +7,28 @@ main_tests = \
 	$(NULL)
 TESTS += $(main_tests)
 EXTRA_DIST += $(main_tests)
+
+# The programs among the tests, which are the units.
+.PHONY: check-units check-valgrind
+check-units:
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$(filter-out %.sh %.py,$(TESTS))"
+
+# Valgrind runs the units, and nbdkit and the tools in these:
+valgrind_tests = \
+	main/test-mcbuf-model.py \
+	main/test-mcbuf-sigkill.py \
+	nbd/test-mcbuf-basic.py \
+	nbd/test-mcbuf-commit-cycle.py \
+	nbd/test-mcbuf-promote.py \
+	nbd/test-mcbuf-recover.py \
+	nbd/test-mcbuf-restart.py \
+	nbd/test-mcbuf-states.py \
+	$(NULL)
+VALGRIND_COMMAND = $(VALGRIND) -q --error-exitcode=119 --fair-sched=yes
+
+check-valgrind:
+	test "$(VALGRIND)" != no
+	CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 $(MAKE) $(AM_MAKEFLAGS) check-units \
+	    LOG_COMPILER="$(VALGRIND_COMMAND)"
+	MCBUF_WRAPPER="$(VALGRIND_COMMAND)" $(MAKE) $(AM_MAKEFLAGS) check \
+	    TESTS="$(valgrind_tests)"

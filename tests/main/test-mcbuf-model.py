@@ -132,7 +132,13 @@ class Replica:
     def step_seal(self):
         equal(self.server.seal(), self.epoch, "sealed")
         self.sealed[self.epoch] = self.contents()
+        self.copied()
         self.epoch += 1
+
+    def copied(self):
+        """The first seal or commit closes the first copy: this is what the images hold."""
+        if self.state == "syncing" and not self.recent:
+            self.recent = [self.contents()]
 
     def committed(self, epoch):
         self.checkpoint = epoch
@@ -142,6 +148,7 @@ class Replica:
 
     def step_commit(self):
         self.sealed[self.epoch] = self.contents()
+        self.copied()
         reply = self.server.commit(label=self.rng.choice((None, "a label, with 'signs' é")))
         equal(reply["checkpoint"], self.epoch, "commit")
         self.epoch += 1
@@ -176,8 +183,8 @@ class Replica:
 
     def check_images(self):
         """Each sector of an image is that of a committed state, none is newer."""
-        if self.state != "protected":
-            return
+        if not self.recent:
+            return                  # the first copy goes straight to them
         for i, path in enumerate(self.images):
             got = read_file(path)
             if got == self.recent[-1][i]:
@@ -225,10 +232,12 @@ class Replica:
         if how == "online":
             if self.state == "syncing":
                 tool("mcbuf-recover", self.journal, code=3)
-                self.server.stop()
-                return
-            answer = tool("mcbuf-recover", "--wait", "--json", self.journal).json
+            else:
+                answer = tool("mcbuf-recover", "--wait", "--json", self.journal).json
+            self.disconnect()
             self.server.stop()
+            if self.state == "syncing":
+                return
         else:
             if how == "clean":
                 self.disconnect()

@@ -6,7 +6,7 @@
  * while the server runs:
  *
  *   boot_id     what /proc/sys/kernel/random/boot_id contains
- *   fdatasync   "ERRNO TEXT": fdatasync of a file whose path contains TEXT fails with ERRNO
+ *   fdatasync   "ERRNO TEXT": fdatasync of a file whose path ends in TEXT fails with ERRNO
  *   pwrite      the same for pwrite and pwritev
  *   pread       the same for pread
  *   count       appended to: one byte for each call that was failed
@@ -82,7 +82,8 @@ fails (const char *call, int fd)
     err = strtol (text, &what, 10);
     what += strspn (what, " ");
     what[strcspn (what, "\n")] = '\0';
-    fail = strstr (target, what) != NULL;
+    fail = m >= (ssize_t) strlen (what)
+      && strcmp (target + m - strlen (what), what) == 0;
     if (fail) {
       const char *dir = getenv ("MCBUF_FAULTS");
 

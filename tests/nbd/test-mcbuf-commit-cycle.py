@@ -206,7 +206,7 @@ def test_text_output(test):
     check("protected" in tool("mcbuf-status", server.journal).out, "status")
     tool("mcbuf-ctl", server.journal, "seal")
     equal(tool("mcbuf-ctl", "--json", server.journal, "commit", "label=by ctl").json["checkpoint"],
-          epoch + 1, "mcbuf-ctl")
+          epoch + 2, "a seal and a commit by mcbuf-ctl")
 
 
 def test_status_fields(test):

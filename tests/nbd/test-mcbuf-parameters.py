@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from libmcbuf import (MiB, PLUGIN, Server, StartError, WRAPPER, check,
                       environment, equal, main, read_file, sparse_file, tool,
                       write_file)
+from qmp import QMP
 
 def refuses(test, params, *words):
     """nbdkit with PARAMS ends at once, and says all WORDS in one line of its own."""
@@ -75,8 +76,8 @@ def test_bad_names(test):
     path = image(test)
     for name in ("a b", "ä", "a@g1", "a/b", "", "x" * 300, "mcbuf-control", "a\n"):
         refuses(test, ["disk=%s:%s" % (name, path), "journal=" + test.path("j")])
-    refuses(test, ["disk=justaname", "journal=" + test.path("j")], "disk")
-    refuses(test, ["disk=vda:" + path], "journal")
+    refuses(test, ["disk=justapath", "journal=" + test.path("j")], "justapath")
+    refuses(test, ["disk=a:" + path, "disk=b:" + image(test, "b.img")], "journal")
 
 
 def test_bad_values(test):
@@ -197,10 +198,15 @@ def test_second_server(test):
     refuses(test, [test.path("hard.img")], "hard.img")
 
 
+# A machine whose disk is in use, though it does not run.
+QEMU = ["qemu-system-x86_64", "-S", "-m", "16", "-nodefaults", "-display", "none",
+        "-monitor", "none", "-device", "virtio-blk-pci,drive=d"]
+
+
 def qemu_errors(test, path):
     p = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", path],
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True, env=environment(), timeout=60)
+                       stderr=subprocess.STDOUT, text=True, env=environment(ours=False), timeout=60)
     return p.stdout
 
 
@@ -209,20 +215,15 @@ def test_qemu_image_lock(test):
     path = image(test)
     server = Server(test, path, "journal-size=32M", "buffer=8M")
     check('Failed to get "write" lock' in qemu_errors(test, path), qemu_errors(test, path))
-    vm = subprocess.run(["qemu-system-x86_64", "-machine", "none", "-nodefaults",
-                         "-display", "none", "-monitor", "none",
-                         "-drive", "if=none,id=d,format=raw,file=" + path],
+    vm = subprocess.run(QEMU + ["-drive", "if=none,id=d,format=raw,file=" + path],
                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT, text=True, timeout=60)
     check(vm.returncode != 0 and 'Failed to get "write" lock' in vm.stdout, vm)
     server.stop()
     check("Failed" not in qemu_errors(test, path), "after the end:", qemu_errors(test, path))
     # And a server on a disk that a QEMU uses.
-    qemu = test.spawn(["qemu-system-x86_64", "-machine", "none", "-nodefaults",
-                       "-display", "none", "-qmp", "unix:%s,server=on,wait=off"
-                       % test.path("qmp"),
-                       "-drive", "if=none,id=d,format=raw,file=" + path])
-    from qmp import QMP
+    qemu = test.spawn(QEMU + ["-qmp", "unix:%s,server=on,wait=off" % test.path("qmp"),
+                              "-drive", "if=none,id=d,format=raw,file=" + path])
     QMP(test.path("qmp")).close()
     refuses(test, [path], "disk.img", "use|lock")
     qemu.kill()

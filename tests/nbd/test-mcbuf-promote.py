@@ -45,6 +45,12 @@ def fill(server, seed="fill", rounds=4):
     return last, {n: bytes(c) for n, c in now.items()}, handles
 
 
+def disconnect(handles):
+    """nbdkit ends when its last client has gone."""
+    for h in handles.values():
+        h.shutdown()
+
+
 def test_fencing(test):
     """Each inlet, old connection or new, answers ESHUTDOWN; the control export lives."""
     server = replica(test)
@@ -101,7 +107,7 @@ def test_promoted_write_over_backlog(test):
         faults = Faults(test)
         server = replica(test, env=faults.env, preload=faults.preload)
         faults.fail("pwrite", ".img")           # everything stays in the backlog
-        _, content, _ = fill(server)
+        _, content, handles = fill(server)
         done(server.ask("promote"))
         h = server.connect("a@promoted")
         want = bytearray(content["a"])
@@ -116,12 +122,15 @@ def test_promoted_write_over_backlog(test):
         if end == "drain":
             h.flush()
             h.shutdown()
-            tool("mcbuf-recover", "--wait", server.journal)
+            tool("mcbuf-recover", "--wait", server.journal, warns=True)
+            disconnect(handles)
             server.stop()
         elif end == "restart":
             server.kill()
             server.start()
-            same(read_all(server.connect("a@promoted")), bytes(want), "after a restart")
+            h = server.connect("a@promoted")
+            same(read_all(h), bytes(want), "after a restart")
+            h.shutdown()
             tool("mcbuf-recover", "--wait", server.journal)
             server.stop()
         else:
@@ -141,8 +150,7 @@ def test_wait_and_shutdown(test):
     equal((answer["checkpoint"], answer["generation"]), (last, 2), "answer")
     for n in content:
         same(read_file(test.path(n + ".img")), content[n], "image", n)
-    for h in handles.values():
-        h.shutdown()
+    disconnect(handles)
     tool("mcbuf-ctl", server.journal, "shutdown")
     server.wait_end()
     for n in content:
@@ -154,7 +162,7 @@ def test_wait_and_shutdown(test):
 def test_second_failover(test):
     """A second failover changes nothing, whoever asks how often."""
     server = replica(test)
-    last, content, _ = fill(server)
+    last, content, handles = fill(server)
     first = tool("mcbuf-recover", "--wait", "--json", server.journal).json
     h = server.connect("a@promoted")
     h.pwrite(b"after" * 100, 0)
@@ -170,6 +178,7 @@ def test_second_failover(test):
     equal(bytes(h.pread(500, 0)), b"after" * 100, "promoted writes")
     tool("mcbuf-recover", "--to=%d" % (last - 1), server.journal, code=REFUSED)
     h.shutdown()
+    disconnect(handles)
     server.stop()
     want = b"after" * 100 + content["a"][500:]
     same(read_file(test.path("a.img")), want, "image")

@@ -38,7 +38,7 @@ def qemu_io(server, *commands, export=""):
         argv += ["-c", command]
     p = subprocess.run(argv + [server.uri(export)], stdin=subprocess.DEVNULL,
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                       env=environment(), timeout=60)
+                       env=environment(ours=False), timeout=60)
     check(p.returncode == 0 and "failed" not in p.stdout and "rror" not in p.stdout, p)
 
 

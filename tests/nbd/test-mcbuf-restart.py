@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The server ends and starts again: what it must still know."""
 
+import errno
 import glob
 import os
 import shutil
@@ -11,7 +12,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 from libmcbuf import (DONE, MiB, Disk, Faults, Server, StartError, check, equal,
-                      forget_memory, main, random_data, random_range, read_all,
+                      forget_memory, main, nbd_errno, random_data, random_range, read_all,
                       read_file, same, seeded, sparse_file, tool)
 
 SIZE = 8 * MiB
@@ -159,16 +160,16 @@ def test_flipped_bits(test):
     for i in range(12):
         disk = Disk(SIZE)
         server = replica(test, journal="j%d" % i)
-        last, _, _, _ = work(server, disk, rng)
+        last, committed, _, _ = work(server, disk, rng)
         server.kill()
         path, = glob.glob("/dev/shm/mcbuf-%s*" % server.replica)
         with open(path, "r+b") as f:
-            size = os.path.getsize(path)
-            at = rng.choice((rng.randrange(0, 4096), rng.randrange(0, size)))
+            memory = f.read()
+            at = 0
+            while memory[at] == 0:              # where something is
+                at = rng.randrange(0, rng.choice((4096, 65536, len(memory))))
             f.seek(at)
-            old = f.read(1)
-            f.seek(at)
-            f.write(bytes([old[0] ^ rng.randrange(1, 256)]))
+            f.write(bytes([memory[at] ^ rng.randrange(1, 256)]))
         try:
             server.start()
         except StartError as error:
@@ -182,8 +183,10 @@ def test_flipped_bits(test):
             equal(s["state"], "stale", "state")
         server.kill()
         tool("mcbuf-recover", server.journal)
+        same(read_file(test.path("disk.img")), committed, "byte", at, "changed: image")
         shutil.rmtree(server.journal)
     print(outcomes)
+    check("stale" in outcomes, "no change of", sum(outcomes.values()), "was found")
 
 
 def test_restart_while_writing_out(test):
@@ -225,15 +228,25 @@ def test_buffer_size_changes(test):
 
 
 def test_stop_with_clients(test):
-    """SIGTERM while clients are connected ends the server, and loses nothing."""
+    """SIGTERM while clients are connected: nbdkit ends when they go, and nothing acknowledged is lost."""
     server = replica(test)
     handles = [server.connect() for _ in range(3)]
     for i, h in enumerate(handles):
         h.pwrite(bytes([i + 1]) * 4096, i * 4096)
-    server.stop()
+    server.process.terminate()
+    late = 0
+    for h in handles:
+        # nbdkit answers ESHUTDOWN from the moment that it has seen the signal.
+        errnum = nbd_errno(h.pwrite, b"late", 3 * 4096)
+        check(errnum in (0, errno.ESHUTDOWN), "errno", errnum)
+        late += errnum == 0
+        h.shutdown()
+    server.wait_end()
     server.start()
     equal(bytes(server.connect().pread(12288, 0)),
           b"".join(bytes([i + 1]) * 4096 for i in range(3)), "inlet")
+    if late:
+        equal(bytes(server.connect().pread(4, 12288)), b"late", "the last write")
     tool("mcbuf-status", server.journal, code=DONE)
 
 

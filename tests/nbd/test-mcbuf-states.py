@@ -284,6 +284,7 @@ def test_promoted(test):
     equal((answer["checkpoint"], answer["generation"], answer["state"]),
           (last, 2, "promoted"), "answer")
     equal(nbd_errno(h.pwrite, b"3" * 512, 0), errno.ESHUTDOWN, "the old connection")
+    h.shutdown()
     is_promoted(server, last, 2)
     server.stop()
     server.start()
@@ -455,6 +456,7 @@ def test_way_out_of_stale(test):
     h = server.connect()
     h.pwrite(b"1" * 8192, 0)
     last = server.commit()["checkpoint"]
+    server.drained()
     h.pwrite(b"2" * 8192, 0)
     faults.reboot(server)
     server.start()
