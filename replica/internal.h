@@ -107,6 +107,7 @@ struct replica {
 
   pthread_t wo_thread, house_thread;
   bool running;
+  bool by_hand;                 /* a test that runs no threads; close it as if it had */
   void (*shutdown) (void);
 };
 
@@ -239,6 +240,8 @@ extern int replay_map (struct journal *j, uint64_t from, uint64_t upto,
 /* --- writeout.c ------------------------------------------------------------- */
 
 extern void *writeout_main (void *replica);
+/* What the thread does once, now: for tests that run no threads.  -1: stopped, or failed. */
+extern int writeout_step (struct replica *r);
 
 /* --- promote.c, resync.c ---------------------------------------------------- */
 

@@ -303,7 +303,7 @@ replica_close (struct replica *r)
     return;
   saved_all = r->clean;         /* if it never ran */
   control_close (r->control);
-  if (r->running) {
+  if (r->running || r->by_hand) {
     {
       SCOPED_LOCK (&r->lock);
       turn_begin_locked (r);
@@ -316,8 +316,10 @@ replica_close (struct replica *r)
       pthread_cond_broadcast (&r->work);
       pthread_cond_broadcast (&r->chores);
     }
-    (void) pthread_join (r->wo_thread, NULL);
-    (void) pthread_join (r->house_thread, NULL);
+    if (r->running) {
+      (void) pthread_join (r->wo_thread, NULL);
+      (void) pthread_join (r->house_thread, NULL);
+    }
     saved_all = save (r) == 0;
     if (!saved_all)
       replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot save the speculation buffer: %m", r->dir);

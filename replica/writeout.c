@@ -304,6 +304,52 @@ go_direct (struct replica *r)
                  r->dir);
 }
 
+/* Write out what is merged.  The lock is let go meanwhile.  -1: stopped, or failed. */
+static int
+cycle_locked (struct replica *r)
+{
+  uint64_t target;
+  const struct map *map = writeout_begin (r->wo, &target);
+  int result;
+
+  if (map == NULL)
+    return 0;
+  r->writing_out = true;
+  pthread_mutex_unlock (&r->lock);
+  result = cycle (r, map, target);
+  pthread_mutex_lock (&r->lock);
+  r->writing_out = false;
+  r->wo_progress++;
+  pthread_cond_broadcast (&r->changed);
+  return result;
+}
+
+static bool
+switch_due_locked (struct replica *r)
+{
+  return r->state == JOURNAL_PROMOTED && !r->direct && !r->hold_writeout &&
+    writeout_is_empty (r->wo) && !r->commit_turn;
+}
+
+int
+writeout_step (struct replica *r)
+{
+  int result = 0;
+
+  pthread_mutex_lock (&r->lock);
+  if (r->stopping || r->state == JOURNAL_FAILED || merge_locked (r) == -1)
+    result = -1;
+  else if (switch_due_locked (r)) {
+    pthread_mutex_unlock (&r->lock);
+    go_direct (r);
+    pthread_mutex_lock (&r->lock);
+  }
+  else if (!writeout_is_empty (r->wo) && !r->hold_writeout)
+    result = cycle_locked (r);
+  pthread_mutex_unlock (&r->lock);
+  return result;
+}
+
 void *
 writeout_main (void *replica)
 {
@@ -311,16 +357,11 @@ writeout_main (void *replica)
 
   pthread_mutex_lock (&r->lock);
   while (!r->stopping && r->state != JOURNAL_FAILED) {
-    const struct map *map;
-    uint64_t target;
-    bool ok;
-
     if (merge_locked (r) == -1) {       /* no memory: later */
       wait_work_locked (r, RETRY_MIN_MS);
       continue;
     }
-    if (r->state == JOURNAL_PROMOTED && !r->direct && !r->hold_writeout &&
-        writeout_is_empty (r->wo) && !r->commit_turn) {
+    if (switch_due_locked (r)) {
       pthread_mutex_unlock (&r->lock);
       go_direct (r);
       pthread_mutex_lock (&r->lock);
@@ -332,17 +373,7 @@ writeout_main (void *replica)
       wait_work_locked (r, writeout_is_empty (r->wo) ? 1000 : 10);
       continue;
     }
-    map = writeout_begin (r->wo, &target);
-    if (map == NULL)
-      continue;
-    r->writing_out = true;
-    pthread_mutex_unlock (&r->lock);
-    ok = cycle (r, map, target) == 0;
-    pthread_mutex_lock (&r->lock);
-    r->writing_out = false;
-    r->wo_progress++;
-    pthread_cond_broadcast (&r->changed);
-    if (!ok)
+    if (cycle_locked (r) == -1)
       break;
   }
   pthread_mutex_unlock (&r->lock);
