@@ -376,7 +376,8 @@ replica_commit (struct replica *r, const struct commit_request *req,
 
   {
     SCOPED_LOCK (&r->lock);
-    turn_begin_locked (r);
+    if (turn_begin_locked (r) == -1)
+      return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
   }
   result = commit_turn (r, req, since, answer, err);
   saved = errno;
@@ -427,7 +428,8 @@ promoted_flush (struct replica *r)
 
   {
     SCOPED_LOCK (&r->lock);
-    turn_begin_locked (r);
+    if (turn_begin_locked (r) == -1)
+      return -1;
   }
   result = promoted_flush_turn (r);
   saved = errno;

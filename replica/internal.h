@@ -110,6 +110,7 @@ struct replica {
 
   pthread_t wo_thread, house_thread;
   bool running;
+  bool by_hand;                 /* a test that runs no threads; close it as if it had */
   void (*shutdown) (void);
 };
 
@@ -126,7 +127,8 @@ extern void assert_locked (struct replica *r);
 /* Wait for changed, at most MS milliseconds.  0, or -1 with ETIMEDOUT. */
 extern int wait_changed_locked (struct replica *r, unsigned ms);
 
-extern void turn_begin_locked (struct replica *r);
+/* -1 with ESHUTDOWN: the server is stopping, and its stop has the turn for good. */
+extern int turn_begin_locked (struct replica *r);
 extern void turn_end_locked (struct replica *r);
 
 /* A data request was refused with ERRNUM after it was accepted as valid: the
@@ -251,6 +253,8 @@ extern int replay_map (struct journal *j, uint64_t from, uint64_t upto,
 /* --- writeout.c ------------------------------------------------------------- */
 
 extern void *writeout_main (void *replica);
+/* What the thread does once, now: for tests that run no threads.  -1: stopped, or failed. */
+extern int writeout_step (struct replica *r);
 
 /* --- promote.c, resync.c ---------------------------------------------------- */
 

@@ -327,7 +327,7 @@ replica_stop (struct replica *r)
 
   control_close (r->control);
   r->control = NULL;
-  if (!r->running)
+  if (!r->running && !r->by_hand)
     /* Nothing was acknowledged, so nothing is missing that was not before. */
     saved_all = r->clean;
   else {
@@ -335,15 +335,19 @@ replica_stop (struct replica *r)
 
     {
       SCOPED_LOCK (&r->lock);
-      turn_begin_locked (r);    /* and keep it: nobody shall come after us */
+      if (turn_begin_locked (r) == -1)
+        return;                 /* somebody else has stopped it */
+      /* The turn is kept: nobody shall come after us. */
       r->stopping = true;
       pthread_cond_broadcast (&r->changed);
       pthread_cond_broadcast (&r->work);
       pthread_cond_broadcast (&r->chores);
     }
-    (void) pthread_join (r->wo_thread, NULL);
-    (void) pthread_join (r->house_thread, NULL);
-    r->running = false;
+    if (r->running) {
+      (void) pthread_join (r->wo_thread, NULL);
+      (void) pthread_join (r->house_thread, NULL);
+    }
+    r->running = r->by_hand = false;
     {
       SCOPED_LOCK (&r->lock);
       idle = wait_idle_locked (r);

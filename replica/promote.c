@@ -286,7 +286,8 @@ replica_promote (struct replica *r, const char *to,
 
   {
     SCOPED_LOCK (&r->lock);
-    turn_begin_locked (r);
+    if (turn_begin_locked (r) == -1)
+      return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
   }
   result = promote_turn (r, to, answer, err);
   answer->latency_ns = host_monotonic_ns () - since;

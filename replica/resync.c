@@ -177,7 +177,8 @@ replica_resync (struct replica *r, bool overwrite, struct mcerror *err)
 
   {
     SCOPED_LOCK (&r->lock);
-    turn_begin_locked (r);
+    if (turn_begin_locked (r) == -1)
+      return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
   }
   result = resync_turn (r, overwrite, err);
   saved = errno;

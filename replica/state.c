@@ -86,12 +86,17 @@ wait_changed_locked (struct replica *r, unsigned ms)
   return 0;
 }
 
-void
+int
 turn_begin_locked (struct replica *r)
 {
-  while (r->commit_turn)
+  while (r->commit_turn && !r->stopping)
     pthread_cond_wait (&r->changed, &r->lock);
+  if (r->stopping) {
+    errno = ESHUTDOWN;
+    return -1;
+  }
   r->commit_turn = true;
+  return 0;
 }
 
 void

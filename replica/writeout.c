@@ -310,6 +310,52 @@ go_direct (struct replica *r)
                  r->dir);
 }
 
+/* Write out what is merged.  The lock is let go meanwhile.  -1: stopped, failed, or no memory. */
+static int
+cycle_locked (struct replica *r)
+{
+  uint64_t target;
+  const struct map *map = writeout_begin (r->wo, &target);
+  int result;
+
+  if (map == NULL)
+    return -1;
+  r->writing_out = true;
+  pthread_mutex_unlock (&r->lock);
+  result = cycle (r, map, target);
+  pthread_mutex_lock (&r->lock);
+  r->writing_out = false;
+  r->wo_progress++;
+  pthread_cond_broadcast (&r->changed);
+  return result;
+}
+
+static bool
+switch_due_locked (struct replica *r)
+{
+  return r->state == JOURNAL_PROMOTED && !r->direct && !r->hold_writeout &&
+    writeout_is_empty (r->wo) && !r->commit_turn;
+}
+
+int
+writeout_step (struct replica *r)
+{
+  int result = 0;
+
+  pthread_mutex_lock (&r->lock);
+  if (r->stopping || r->state == JOURNAL_FAILED || merge_locked (r) == -1)
+    result = -1;
+  else if (switch_due_locked (r)) {
+    pthread_mutex_unlock (&r->lock);
+    go_direct (r);
+    pthread_mutex_lock (&r->lock);
+  }
+  else if (!writeout_is_empty (r->wo) && !r->hold_writeout)
+    result = cycle_locked (r);
+  pthread_mutex_unlock (&r->lock);
+  return result;
+}
+
 void *
 writeout_main (void *replica)
 {
@@ -317,9 +363,6 @@ writeout_main (void *replica)
 
   pthread_mutex_lock (&r->lock);
   while (!r->stopping) {
-    const struct map *map;
-    uint64_t target;
-
     if (r->state == JOURNAL_FAILED) {   /* a resync overwrite may mend that */
       wait_work_locked (r, 1000);
       continue;
@@ -328,8 +371,7 @@ writeout_main (void *replica)
       wait_work_locked (r, RETRY_MIN_MS);
       continue;
     }
-    if (r->state == JOURNAL_PROMOTED && !r->direct && !r->hold_writeout &&
-        writeout_is_empty (r->wo) && !r->commit_turn) {
+    if (switch_due_locked (r)) {
       pthread_mutex_unlock (&r->lock);
       go_direct (r);
       pthread_mutex_lock (&r->lock);
@@ -341,18 +383,8 @@ writeout_main (void *replica)
       wait_work_locked (r, writeout_is_empty (r->wo) ? 1000 : 10);
       continue;
     }
-    map = writeout_begin (r->wo, &target);
-    if (map == NULL) {                  /* no memory: later */
-      wait_work_locked (r, RETRY_MIN_MS);
-      continue;
-    }
-    r->writing_out = true;
-    pthread_mutex_unlock (&r->lock);
-    (void) cycle (r, map, target);      /* a failure shows in the state */
-    pthread_mutex_lock (&r->lock);
-    r->writing_out = false;
-    r->wo_progress++;
-    pthread_cond_broadcast (&r->changed);
+    if (cycle_locked (r) == -1 && r->state != JOURNAL_FAILED && !r->stopping)
+      wait_work_locked (r, RETRY_MIN_MS);       /* no memory: later */
   }
   pthread_mutex_unlock (&r->lock);
   return NULL;

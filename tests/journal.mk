@@ -31,6 +31,8 @@ TESTS += unit/test-journal-crash
 unit_test_journal_crash_SOURCES = \
 	unit/simdisk.c \
 	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
 	unit/test-journal-crash.c \
 	$(journal_test_help) \
 	$(NULL)

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* See simdisk.h.  Contents are pages that are shared until one side writes, so
- * that a crash state costs little whatever the file's size.
- */
+/* See simdisk.h. */
 #include "config.h"
 
 #include <assert.h>
@@ -14,21 +12,11 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "unit/simdisk.h"
+#include "unit/simpages.h"
 
-#define PAGE 65536u
 #define MAX_FILES 16
 
-struct page {
-  unsigned refs;
-  uint8_t data[PAGE];
-};
-
-/* A file's bytes: NULL pages are zeroes. */
-struct content {
-  struct page **pages;
-  uint64_t size;
-};
-
+/* A write that was not synced, as whole sectors: what the cache held of them then. */
 struct pending {
   uint64_t off;
   size_t len;
@@ -41,6 +29,7 @@ struct inode {
   char *durable_name;           /* after a power loss; NULL: none */
   struct content now, durable;
   struct pending *pending, **last;
+  bool lost;                    /* a failed sync lost some: the cache knows more than the disk will */
   uint64_t bad_off, bad_len;
 };
 
@@ -55,6 +44,7 @@ struct simdisk {
   int fail_error;
   bool fail_sticky;
   size_t short_len;
+  bool torn, no_zero;
 };
 
 struct sim_file {
@@ -62,101 +52,6 @@ struct sim_file {
   struct simdisk *s;
   struct inode *inode;
 };
-
-/* --- Contents --- */
-
-static unsigned
-npages (uint64_t size)
-{
-  return DIV_UP (size, PAGE);
-}
-
-static void
-page_drop (struct page *p)
-{
-  if (p && --p->refs == 0)
-    free (p);
-}
-
-static void
-content_resize (struct content *c, uint64_t size)
-{
-  unsigned old = npages (c->size), n = npages (size);
-
-  for (unsigned i = n; i < old; i++)
-    page_drop (c->pages[i]);
-  c->pages = realloc (c->pages, MAX (n, 1u) * sizeof *c->pages);
-  assert (c->pages);
-  for (unsigned i = old; i < n; i++)
-    c->pages[i] = NULL;
-  c->size = size;
-}
-
-static struct content
-content_share (const struct content *c)
-{
-  struct content copy = { NULL, 0 };
-
-  content_resize (&copy, c->size);
-  for (unsigned i = 0; i < npages (c->size); i++) {
-    copy.pages[i] = c->pages[i];
-    if (copy.pages[i])
-      copy.pages[i]->refs++;
-  }
-  return copy;
-}
-
-static void
-content_free (struct content *c)
-{
-  for (unsigned i = 0; i < npages (c->size); i++)
-    page_drop (c->pages[i]);
-  free (c->pages);
-}
-
-static void
-content_write (struct content *c, const uint8_t *data, size_t len, uint64_t off)
-{
-  if (off + len > c->size)
-    content_resize (c, off + len);
-  while (len > 0) {
-    struct page **p = &c->pages[off / PAGE];
-    size_t n = MIN (len, PAGE - off % PAGE);
-
-    if (*p == NULL || (*p)->refs > 1) {
-      struct page *own = calloc (1, sizeof *own);
-
-      assert (own);
-      if (*p) {
-        memcpy (own->data, (*p)->data, PAGE);
-        (*p)->refs--;
-      }
-      own->refs = 1;
-      *p = own;
-    }
-    memcpy ((*p)->data + off % PAGE, data, n);
-    data += n;
-    off += n;
-    len -= n;
-  }
-}
-
-static void
-content_read (const struct content *c, uint8_t *data, size_t len, uint64_t off)
-{
-  while (len > 0) {
-    const struct page *p = c->pages[off / PAGE];
-    size_t n = MIN (len, PAGE - off % PAGE);
-
-    if (p)
-      memcpy (data, p->data + off % PAGE, n);
-    else
-      memset (data, 0, n);
-    data += n;
-    off += n;
-    len -= n;
-  }
-}
 
 /* --- Operations --- */
 
@@ -264,34 +159,49 @@ sim_pread (struct io_file *file, void *buf, size_t len, uint64_t off)
   return len;
 }
 
+/* Note that [OFF, OFF + LEN) of the cache is to go to disk. */
+static void
+add_pending (struct inode *i, uint64_t off, size_t len)
+{
+  struct pending *p = calloc (1, sizeof *p);
+  uint64_t end = ROUND_UP (off + len, (uint64_t) SIMDISK_SECTOR);
+
+  assert (p);
+  p->off = ROUND_DOWN (off, (uint64_t) SIMDISK_SECTOR);
+  p->len = MIN (end, i->now.size) - p->off;
+  p->data = malloc (MAX (p->len, (size_t) 1));
+  assert (p->data);
+  content_read (&i->now, p->data, p->len, p->off);
+  *i->last = p;
+  i->last = &p->next;
+}
+
 static ssize_t
 sim_pwritev (struct io_file *file, const struct iovec *iov, int n, uint64_t off)
 {
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
-  struct pending *p;
-  size_t len = 0;
-
-  if (before (s, SIMDISK_WRITE) == -1)
-    return -1;
-  for (int k = 0; k < n; k++)
-    len += iov[k].iov_len;
+  bool fail = before (s, SIMDISK_WRITE) == -1;
   SCOPED_LOCK (&s->lock);
-  p = calloc (1, sizeof *p);
-  assert (p);
-  p->data = malloc (MAX (len, (size_t) 1));
-  assert (p->data);
-  p->off = off;
-  for (int k = 0; k < n; k++) {
-    memcpy (p->data + p->len, iov[k].iov_base, iov[k].iov_len);
-    p->len += iov[k].iov_len;
+  size_t len = 0, max = s->short_len ? s->short_len : SIZE_MAX;
+
+  if (fail) {
+    if (!s->torn)
+      return -1;
+    max = SIMDISK_SECTOR;       /* some of it may have got through */
   }
-  if (s->short_len != 0 && p->len > s->short_len)
-    p->len = s->short_len;
-  *i->last = p;
-  i->last = &p->next;
-  content_write (&i->now, p->data, p->len, off);
-  return p->len;
+  for (int k = 0; k < n && len < max; k++) {
+    size_t part = MIN (iov[k].iov_len, max - len);
+
+    content_write (&i->now, iov[k].iov_base, part, off + len);
+    len += part;
+  }
+  add_pending (i, off, len);
+  if (fail) {
+    errno = s->fail_error;
+    return -1;
+  }
+  return len;
 }
 
 static void
@@ -312,14 +222,27 @@ sim_fdatasync (struct io_file *file)
 {
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
+  bool fail = before (s, SIMDISK_SYNC) == -1;
+  SCOPED_LOCK (&s->lock);
 
-  if (before (s, SIMDISK_SYNC) == -1) {
-    /* The kernel marks pages clean all the same: they may be lost. */
+  if (fail) {
+    /* The kernel marks the pages clean all the same: no later sync writes them. */
+    if (s->torn && i->pending) {
+      i->lost = true;
+      forget_pending (i);
+    }
+    errno = s->fail_error;
     return -1;
   }
-  SCOPED_LOCK (&s->lock);
-  content_free (&i->durable);
-  i->durable = content_share (&i->now);
+  if (i->lost) {
+    content_resize (&i->durable, i->now.size);
+    for (const struct pending *p = i->pending; p; p = p->next)
+      content_write (&i->durable, p->data, p->len, p->off);
+  }
+  else {
+    content_free (&i->durable);
+    i->durable = content_share (&i->now);
+  }
   forget_pending (i);
   return 0;
 }
@@ -327,16 +250,34 @@ sim_fdatasync (struct io_file *file)
 static int
 sim_fallocate (struct io_file *file, int mode, uint64_t off, uint64_t len)
 {
+  static const uint8_t zeroes[65536];
   struct simdisk *s = disk_of (file);
-  SCOPED_LOCK (&s->lock);
   struct inode *i = inode_of (file);
 
   if (mode != 0) {
-    errno = EOPNOTSUPP;
-    return -1;
+    if (before (s, SIMDISK_WRITE) == -1)
+      return -1;
+    if (s->no_zero) {
+      errno = EOPNOTSUPP;
+      return -1;
+    }
   }
-  if (off + len > i->now.size)
-    content_resize (&i->now, off + len);
+  SCOPED_LOCK (&s->lock);
+  if (mode == 0) {
+    if (off + len > i->now.size)
+      content_resize (&i->now, off + len);
+    return 0;
+  }
+  if (off >= i->now.size)
+    return 0;
+  len = MIN (len, i->now.size - off);
+  for (uint64_t done = 0; done < len; ) {
+    size_t part = MIN (len - done, (uint64_t) sizeof zeroes);
+
+    content_write (&i->now, zeroes, part, off + done);
+    done += part;
+  }
+  add_pending (i, off, len);
   return 0;
 }
 
@@ -344,9 +285,15 @@ static int
 sim_truncate (struct io_file *file, uint64_t size)
 {
   struct simdisk *s = disk_of (file);
-  SCOPED_LOCK (&s->lock);
+  struct inode *i = inode_of (file);
 
-  content_resize (&inode_of (file)->now, size);
+  if (before (s, SIMDISK_WRITE) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
+  for (struct pending *p = i->pending; p; p = p->next)
+    if (p->off + p->len > size)
+      p->len = p->off < size ? size - p->off : 0;
+  content_resize (&i->now, size);
   return 0;
 }
 
@@ -364,11 +311,24 @@ sim_stat (struct io_file *file, struct io_stat *st)
 static off_t
 sim_seek (struct io_file *file, uint64_t off, int whence)
 {
-  (void) file;
-  (void) off;
-  (void) whence;
-  errno = EINVAL;
-  return -1;
+  struct simdisk *s = disk_of (file);
+  SCOPED_LOCK (&s->lock);
+  const struct content *c = &inode_of (file)->now;
+  bool hole;
+  uint64_t end;
+
+  if (off >= c->size) {
+    errno = ENXIO;
+    return -1;
+  }
+  end = content_extent (c, off, &hole);
+  if (hole == (whence == SEEK_HOLE))
+    return off;
+  if (hole && end == c->size) {
+    errno = ENXIO;
+    return -1;
+  }
+  return end;
 }
 
 static int
@@ -512,6 +472,8 @@ persist (struct content *c, const struct inode *i, enum simdisk_crash how,
   /* Few, half or most of them. */
   unsigned odds = 1 + random () % 15;
 
+  if (i->now.size != c->size && random () % 2)
+    content_resize (c, i->now.size);
   for (const struct pending *p = i->pending; p; p = p->next)
     n++;
   keep = n ? random () % (n + 1) : 0;
@@ -577,6 +539,7 @@ simdisk_crash (struct simdisk *s, enum simdisk_crash how,
     if (how != SIMDISK_KILL && how != SIMDISK_NONE)
       persist (&n->now, i, how, random);
     n->durable = content_share (how == SIMDISK_KILL ? &i->durable : &n->now);
+    n->lost = how == SIMDISK_KILL && i->lost;
     if (how == SIMDISK_KILL) {
       /* What was not synced may still be lost later. */
       for (const struct pending *p = i->pending; p; p = p->next) {
@@ -610,6 +573,18 @@ simdisk_short (struct simdisk *s, size_t len)
   s->short_len = len;
 }
 
+void
+simdisk_torn (struct simdisk *s, bool torn)
+{
+  s->torn = torn;
+}
+
+void
+simdisk_no_zero (struct simdisk *s, bool none)
+{
+  s->no_zero = none;
+}
+
 uint64_t
 simdisk_ops (struct simdisk *s)
 {
@@ -622,6 +597,26 @@ simdisk_size (struct simdisk *s, const char *path)
   const struct inode *i = find (s, path);
 
   return i ? i->now.size : 0;
+}
+
+bool
+simdisk_equals (struct simdisk *s, const char *path, const uint8_t *data,
+                uint64_t len)
+{
+  SCOPED_LOCK (&s->lock);
+  const struct inode *i = find (s, path);
+
+  return i && content_equals (&i->now, data, len);
+}
+
+void
+simdisk_read (struct simdisk *s, const char *path, uint8_t *data, uint64_t len)
+{
+  SCOPED_LOCK (&s->lock);
+  const struct inode *i = find (s, path);
+
+  assert (i && len <= i->now.size);
+  content_read (&i->now, data, len, 0);
 }
 
 void

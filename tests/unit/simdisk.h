@@ -49,6 +49,19 @@ extern void simdisk_fail (struct simdisk *s, uint64_t count, int error,
 /* Let writes take at most LEN bytes at a time (0: no limit). */
 extern void simdisk_short (struct simdisk *s, size_t len);
 
+/* A failed write leaves its first sector behind, and a failed sync loses what
+ * it should have written, though it can still be read: as kernels do.
+ */
+extern void simdisk_torn (struct simdisk *s, bool torn);
+/* Neither punch nor zero range is to be had. */
+extern void simdisk_no_zero (struct simdisk *s, bool none);
+
+/* The first LEN bytes as they read now; is that all of the file, and is it DATA? */
+extern void simdisk_read (struct simdisk *s, const char *path, uint8_t *data,
+                          uint64_t len);
+extern bool simdisk_equals (struct simdisk *s, const char *path,
+                            const uint8_t *data, uint64_t len);
+
 extern uint64_t simdisk_ops (struct simdisk *s);
 extern uint64_t simdisk_size (struct simdisk *s, const char *path);
 /* Change the byte at OFF by MASK, durably. */

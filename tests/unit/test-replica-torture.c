@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Power is lost at any write or sync of a whole replica's life, and any of its
+ * writes and syncs fail.  What was acknowledged is there, byte for byte; nothing else is.
+ *
+ * MCBUF_TEST_SEED replays; MCBUF_TORTURE_SEEDS is how many lives to live (make torture SEEDS=...).
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "unit/torture.h"
+
+#define STATES 100000           /* of "make check" */
+#define DEADLINE 300            /* seconds that one life may take */
+
+static uint64_t seed;
+static uint64_t seeds;          /* 0: what "make check" does */
+
+static uint64_t
+number (const char *name, uint64_t or)
+{
+  const char *text = getenv (name);
+
+  return text && *text ? strtoull (text, NULL, 0) : or;
+}
+
+static double
+seconds (void)
+{
+  struct timespec ts;
+
+  (void) clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static uint64_t
+live (struct life_params p)
+{
+  alarm (DEADLINE);             /* a hang ends the test */
+  return torture_life (&p);
+}
+
+/* By hand: each run is its replay. */
+static void
+power_loss (uint64_t states)
+{
+  uint64_t from = torture_states;
+
+  torture_test = "power loss";
+  for (uint64_t i = 0; seeds ? i < seeds : torture_states - from < states; i++)
+    (void) live ((struct life_params) {
+        .seed = seed + i, .crash = true, .laps = 3, .steps = 150,
+        .short_len = i % 8 == 7 ? 512 * (1 + i % 40) : 0 });
+}
+
+/* With all threads. */
+static void
+power_loss_threads (uint64_t states)
+{
+  uint64_t from = torture_states;
+
+  torture_test = "power loss with threads";
+  for (uint64_t i = 0; seeds ? i < seeds / 8 : torture_states - from < states; i++)
+    (void) live ((struct life_params) {
+        .seed = seed + i, .crash = true, .threads = true, .laps = 3,
+        .steps = 60 });
+}
+
+/* Each operation of a run fails, in each way. */
+static void
+faults (uint64_t lives)
+{
+  static const struct { int error; bool sticky; } how[] = {
+    { EIO, false }, { EIO, true }, { ENOSPC, false }, { ENOSPC, true },
+    { EINTR, false },
+  };
+
+  torture_test = "faults";
+  for (uint64_t i = 0; i < lives; i++) {
+    struct life_params p = { .seed = seed + i, .laps = 2, .steps = 40 };
+    uint64_t ops = live (p);
+
+    for (uint64_t n = 1; n <= ops; n++)
+      for (unsigned k = 0; k < sizeof how / sizeof how[0]; k++) {
+        p.fail_at = n;
+        p.fail_error = how[k].error;
+        p.fail_sticky = how[k].sticky;
+        (void) live (p);
+        torture_faults++;
+      }
+  }
+}
+
+int
+main (void)
+{
+  double since = seconds (), each;
+  uint64_t states;
+
+  /* What each crash state takes and gives back stays with the process. */
+  (void) mallopt (M_MMAP_THRESHOLD, 32 << 20);
+  (void) mallopt (M_TRIM_THRESHOLD, 1 << 30);
+  seeds = number ("MCBUF_TORTURE_SEEDS", 0);
+  seed = number ("MCBUF_TEST_SEED", time (NULL));
+  printf ("MCBUF_TEST_SEED=%llu\n", (unsigned long long) seed);
+  fflush (stdout);
+
+  power_loss (STATES);
+  states = torture_states;
+  each = seconds ();
+  printf ("by hand: %llu crash states in %.1f s\n", (unsigned long long) states, each - since);
+  fflush (stdout);
+  power_loss_threads (STATES / 50);
+  printf ("with threads: %llu crash states in %.1f s\n",
+          (unsigned long long) (torture_states - states), seconds () - each);
+  fflush (stdout);
+  each = seconds ();
+  faults (seeds ? seeds / 8 + 1 : 1);
+  printf ("faults: %llu in %.1f s\n", (unsigned long long) torture_faults,
+          seconds () - each);
+  printf ("%llu crash states, %llu faults, %.0f s\n",
+          (unsigned long long) torture_states,
+          (unsigned long long) torture_faults, seconds () - since);
+  return 0;
+}
