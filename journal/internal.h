@@ -335,6 +335,7 @@ struct table_walk {
   uint64_t items;
   size_t at;                    /* where the item that FN sees begins ... */
   size_t slots;                 /* ... and how long it is */
+  bool malformed;               /* out: it is the table that is bad, and not what FN says */
 };
 
 static inline uint32_t
