@@ -191,7 +191,6 @@ FORMAT_PIN (format_record, discarded_epochs, 192);
 FORMAT_PIN (format_record, discarded_bytes, 200);
 FORMAT_PIN (format_record, zero_filled, 208);
 FORMAT_PIN (format_record, void_epoch, 216);
-FORMAT_PIN (format_record, void_epoch, 216);
 FORMAT_PIN (format_record, ncommits, 224);
 FORMAT_PIN (format_record, checkpoint, 256);
 FORMAT_PIN (format_record, watermark, 544);

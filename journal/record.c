@@ -55,7 +55,6 @@ record_encode (const struct journal *j, struct format_record *rec,
   rec->discarded_bytes = put64 (state->discarded_bytes);
   rec->void_epoch = put64 (state->void_epoch);
   rec->zero_filled = put64 (state->zero_filled);
-  rec->void_epoch = put64 (state->void_epoch);
   checkpoint_encode (&rec->checkpoint, &state->checkpoint);
   checkpoint_encode (&rec->watermark, &state->watermark);
 }
@@ -80,7 +79,6 @@ record_decode_state (const struct format_record *rec,
   state->discarded_bytes = get64 (rec->discarded_bytes);
   state->void_epoch = get64 (rec->void_epoch);
   state->zero_filled = get64 (rec->zero_filled);
-  state->void_epoch = get64 (rec->void_epoch);
   checkpoint_decode (&state->checkpoint, &rec->checkpoint);
   checkpoint_decode (&state->watermark, &rec->watermark);
 }
