@@ -42,12 +42,15 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   assert (!j->started);
   *took = JOURNAL_TOOK_NOTHING;
   j->shared = shared;
-  if (staging_open (j, buffer, &found) == -1)
-    return mcerror_set (err, MCEXIT_USAGE,
-                        "cannot get %llu bytes of %s memory for buffers: %m; "
-                        "make buffer= smaller%s", (unsigned long long) buffer,
-                        shared ? "shared" : "private",
-                        shared ? " or /dev/shm larger" : "");
+  if (staging_open (j, buffer, &found) == -1) {
+    mcerror_set (err, MCEXIT_USAGE,
+                 "cannot get %llu bytes of %s memory for buffers: %m; make "
+                 "buffer= smaller%s", (unsigned long long) buffer,
+                 shared ? "shared" : "private",
+                 shared ? " or /dev/shm larger" : "");
+    staging_close (j, false);
+    return -1;
+  }
   if (found && takeover (j, took) == -1)
     goto fail;
   if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {
