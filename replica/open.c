@@ -46,9 +46,26 @@ absolute (const struct io_fs *fs, const char *path, struct mcerror *err)
   return NULL;
 }
 
+/* Does the image of a disk that lived before fit what the user says of it? */
+static int
+check_existing (const struct replica_disk_params *p, const struct disk *d,
+                struct mcerror *err)
+{
+  if (!p->create || d->size == p->size)
+    return 0;
+  errno = EINVAL;
+  return mcerror_set (err, MCEXIT_USAGE,
+                      "%s: the backing image has %" PRIu64 " bytes, size= says %" PRIu64
+                      ": leave size= out, or restore the image",
+                      backing_path (d->backing), d->size, p->size);
+}
+
+/* Once there is a journal no image is made: a new one, all zeroes, would pass for
+ * what was written out to the one that is missing.
+ */
 static int
 open_disks (struct replica *r, const struct replica_params *params,
-            struct mcerror *err)
+            bool exists, struct mcerror *err)
 {
   r->disks = calloc (params->ndisks, sizeof *r->disks);
   if (r->disks == NULL)
@@ -68,10 +85,18 @@ open_disks (struct replica *r, const struct replica_params *params,
       errno = ENAMETOOLONG;
       return mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
     }
-    if (backing_open (params->fs, path, p->create, p->size, &d->backing,
-                      err) == -1)
+    if (backing_open (params->fs, path, p->create && !exists, p->size,
+                      &d->backing, err) == -1) {
+      if (exists && errno == ENOENT)
+        return mcerror_set (err, MCEXIT_USAGE,
+                            "%s: the backing image is gone, but the journal %s is there: "
+                            "restore the image, or begin a new replica with another journal=",
+                            path, params->dir);
       return -1;
+    }
     d->size = backing_size (d->backing);
+    if (exists && check_existing (p, d, err) == -1)
+      return -1;
   }
   return 0;
 }
@@ -147,13 +172,13 @@ replica_open (const struct replica_params *params, struct replica **replica,
                  params->ndisks, JOURNAL_MAX_DISKS);
     goto error;
   }
-  if (open_disks (r, params, err) == -1)
-    goto error;
   exists = journal_exists (params->fs, params->dir);
   if (exists == -1) {
     mcerror_set (err, MCEXIT_USAGE, "%s: cannot look for a journal: %m", params->dir);
     goto error;
   }
+  if (open_disks (r, params, exists, err) == -1)
+    goto error;
   if (!exists && replica_create (r, params, err) == -1)
     goto error;
   if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
