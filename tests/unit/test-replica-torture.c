@@ -55,7 +55,7 @@ power_loss (uint64_t states)
   for (uint64_t i = 0; seeds ? i < seeds : torture_states - from < states; i++)
     (void) live ((struct life_params) {
         .seed = seed + i, .crash = true, .laps = 3, .steps = 150,
-        .short_len = i % 8 == 7 ? 512 * (1 + i % 40) : 0 });
+        .short_len = (seed + i) % 8 == 7 ? 512 * (1 + (seed + i) % 40) : 0 });
 }
 
 /* With all threads. */

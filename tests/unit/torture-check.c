@@ -89,6 +89,29 @@ torture_contents (const struct life *life, const struct version *got,
   return true;
 }
 
+/* For the message: where do the images differ from what is allowed first? */
+static void
+show_difference (const struct life *life, struct simdisk *disk,
+                 const struct outcome *o)
+{
+  for (unsigned d = 0; d < life->ndisks; d++) {
+    CLEANUP_FREE uint8_t *got = malloc (life->size[d]);
+    uint64_t first = UINT64_MAX, last = 0, n = 0;
+
+    simdisk_read (disk, life->path[d], got, life->size[d]);
+    for (uint64_t i = 0; i < life->size[d]; i++)
+      if (got[i] != o->base->disk[d][i]) {
+        first = MIN (first, i);
+        last = i;
+        n++;
+      }
+    if (n > 0)
+      fprintf (stderr, "disk %u of %llu bytes: %llu differ, in [%llu, %llu]\n", d,
+               (unsigned long long) life->size[d], (unsigned long long) n,
+               (unsigned long long) first, (unsigned long long) last);
+  }
+}
+
 static void
 version_free (struct version *v, unsigned n)
 {
@@ -151,7 +174,7 @@ static const struct outcome *
 match (const struct life *life, struct simdisk *disk, const struct expect *e,
        const struct answer *a, bool garble)
 {
-  bool id = false;
+  const struct outcome *id = NULL;
 
   for (unsigned i = 0; i < e->n; i++) {
     const struct outcome *o = &e->out[i];
@@ -168,15 +191,17 @@ match (const struct life *life, struct simdisk *disk, const struct expect *e,
     case OUTCOME_CHECKPOINT:
     case OUTCOME_PROMOTED:
       if (a->code == MCEXIT_DONE && a->id == o->id) {
-        id = true;
+        id = o;
         if (torture_images (life, disk, e, o, garble))
           return o;
       }
     }
   }
-  if (id)
-    torture_fail ("recovered to checkpoint %llu, but the images are not it",
-                  (unsigned long long) a->id);
+  if (id) {
+    show_difference (life, disk, id);
+    torture_fail ("recovered to checkpoint %llu, but the images are not it (outcome %d of kind %d, %u late writes)",
+                  (unsigned long long) a->id, (int) (id - e->out), id->kind, e->nlate);
+  }
   torture_fail ("recovery: code %d, checkpoint %llu %s; outcome 1 of %u would be kind %d, checkpoint %llu",
                 a->code, (unsigned long long) a->id, a->text, e->n,
                 e->out[0].kind, (unsigned long long) e->out[0].id);
@@ -329,7 +354,7 @@ static void
 go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
        enum simdisk_crash how)
 {
-  bool garble = how == SIMDISK_GARBLE;
+  bool garble = life->garbled || how == SIMDISK_GARBLE;
   struct replica *r = torture_open (life, disk, false);
   const struct outcome *o = torture_match (life, r, e);
   struct outcome end = *o;
@@ -409,7 +434,7 @@ torture_check (const struct life *life, struct simdisk *disk,
                const struct expect *e, enum simdisk_crash how)
 {
   unsigned dice = host_below (64);
-  bool garble = how == SIMDISK_GARBLE;
+  bool garble = life->garbled || how == SIMDISK_GARBLE;
   struct nested x;
   const struct outcome *o;
   struct answer a;
