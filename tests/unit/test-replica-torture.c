@@ -114,7 +114,9 @@ faults (uint64_t lives)
   }
 }
 
-/* MCBUF_TORTURE_ONLY is "crash", "threads" or "OPERATION,ERRNO,STICKY": that one life. */
+/* MCBUF_TORTURE_ONLY is "crash", "threads" or "OPERATION,ERRNO,STICKY": that one life; or
+ * "faults": all of one.
+ */
 static bool
 replay (void)
 {
@@ -126,6 +128,10 @@ replay (void)
   if (only == NULL || *only == '\0')
     return false;
   torture_test = only;
+  if (strcmp (only, "faults") == 0) {
+    faults (1);
+    return true;
+  }
   if (strcmp (only, "threads") == 0)
     p = threads_params (seed);
   else if (sscanf (only, "%llu,%d,%d", &n, &error, &sticky) == 3) {
