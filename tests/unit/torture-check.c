@@ -27,13 +27,15 @@ torture_fail (const char *fmt, ...)
   vfprintf (stderr, fmt, args);
   va_end (args);
   if (l)
-    fprintf (stderr, "\n%s%s, while %s, operation %llu; replay with MCBUF_TEST_SEED=%llu "
-             "(threads %d, failing operation %llu, errno %d%s, short %u)\n",
-             torture_test, l->p.crash ? ", crashes" : "", torture_doing,
+    fprintf (stderr, "\n%s: while %s, operation %llu; replay with MCBUF_TEST_SEED=%llu MCBUF_TORTURE_ONLY=",
+             torture_test, torture_doing,
              (unsigned long long) (l->disk ? simdisk_ops (l->disk) : 0),
-             (unsigned long long) l->p.seed, l->p.threads,
-             (unsigned long long) l->p.fail_at, l->p.fail_error,
-             l->p.fail_sticky ? " for ever" : "", l->p.short_len);
+             (unsigned long long) l->p.seed);
+  if (l && l->p.fail_at)
+    fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fail_at,
+             l->p.fail_error, l->p.fail_sticky);
+  else if (l)
+    fprintf (stderr, "%s\n", l->p.threads ? "threads" : "crash");
   abort ();
 }
 
@@ -213,8 +215,11 @@ struct nested {
   struct simdisk *disk;
   const struct expect *e;
   bool garble;
-  unsigned n, undecided;        /* answers; how many come from before recovery's first sync */
-  bool synced;
+  unsigned syncs;
+  /* Answers; how many come from before its first record was durable: until then what was in flight
+   * may turn up or vanish, even by a sector of that record in the place of an old one.
+   */
+  unsigned n, undecided;
   struct answer answer[MAX_NESTED];
 };
 
@@ -228,8 +233,8 @@ on_nested_op (void *opaque, enum simdisk_op op)
   bool undecided;
   unsigned boot;
 
-  undecided = !x->synced;
-  x->synced |= op == SIMDISK_SYNC;
+  undecided = x->syncs < 2;
+  x->syncs += op == SIMDISK_SYNC;
   if (x->n == MAX_NESTED || host_below (3) != 0)
     return;
   after = simdisk_crash (x->disk, how, host_bits);
@@ -439,8 +444,7 @@ torture_check (const struct life *life, struct simdisk *disk,
   const struct outcome *o;
   struct answer a;
 
-  x.n = x.undecided = 0;
-  x.synced = false;
+  x.n = x.undecided = x.syncs = 0;
   if (dice < 4) {
     __atomic_add_fetch (&torture_states, 1, __ATOMIC_RELAXED);
     go_on (life, disk, e, how);
