@@ -509,6 +509,7 @@ extern char *path_join (const char *dir, const char *name);
 extern void journal_destroy (struct journal *j);
 extern struct journal *journal_new (const struct io_fs *fs, const char *dir);
 extern int takeover (struct journal *j, enum journal_took *took);
+extern int saved_adopt (struct journal *j, const struct table_runs *runs);
 extern void *zero_thread_main (void *arg);
 
 static inline uint64_t

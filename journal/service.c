@@ -21,16 +21,23 @@ saved_item (void *opaque, const struct table_item *item)
   return 0;
 }
 
-/* The tables of a clean stop become the stream of this process.  Its data
- * stays where it is.
+/* The tables of a clean stop become the stream of this process: where they are,
+ * so that no room is needed for another copy, or, from within the record, in a new
+ * chunk.  The data stays where it is.
  */
 static int
 saved_load (struct journal *j)
 {
-  struct journal_damage damage;
+  struct table_runs runs;
+  int r;
 
-  return table_walk_record (j, j->log.saved_seq, j->log.saved_nparts, 0,
-                            saved_item, j, &damage);
+  if (table_runs_read (j, j->log.saved_seq, j->log.saved_nparts, 0, &runs,
+                       NULL) == -1)
+    return -1;
+  r = runs.inline_ ? table_runs_walk (j, &runs, 0, saved_item, j, NULL) :
+      runs.nruns > 0 ? saved_adopt (j, &runs) : 0;
+  cleanup_free (&runs.runs);
+  return r;
 }
 
 int
