@@ -44,6 +44,12 @@
 #define MAP_ZERO (UINT64_C (1) << 40)
 #define MAP_TRIM (UINT64_C (1) << 41)
 
+/* A filter over regions of so many blocks, that a map need not be searched for what
+ * it has nothing near.  A bit that is set may mean another region.
+ */
+#define MAP_REGION 64u
+#define MAP_REGION_BITS 18
+
 struct slot {
   uint64_t key;                         /* 0: free */
   uint64_t value;
@@ -64,6 +70,7 @@ struct map {
   size_t limit;                         /* USED never gets higher */
   size_t base;                          /* slots that map_new made */
   uint32_t *listed;                     /* indexes of the used slots, if <= MAP_LISTED */
+  uint64_t *regions;                    /* the filter */
   struct zeroset zeroes;
   uint64_t zero_end;                    /* where the last zero request ended … */
   bool zero_trim;                       /* … and of what kind it was */
@@ -118,6 +125,23 @@ table_home (const struct table *t, uint64_t key)
   return (size_t) (h >> t->shift) << 2 | (key & 3);
 }
 
+/* The bit of the filter for KEY's region. */
+static inline size_t
+region_bit (uint64_t key)
+{
+  return key / MAP_REGION * UINT64_C (0x9e3779b97f4a7c15)
+    >> (64 - MAP_REGION_BITS);
+}
+
+/* May there be slots in KEY's region? */
+static inline bool
+map_in_region (const struct map *m, uint64_t key)
+{
+  size_t bit = region_bit (key);
+
+  return m->regions[bit / 64] >> bit % 64 & 1;
+}
+
 /* Sectors [FROM, TO) of the line within the block that begins at START, as a mask. */
 static inline unsigned
 mask_of (uint64_t start, uint64_t from, uint64_t to)
@@ -161,7 +185,7 @@ map_trim_slot (struct map *m, struct slot *s, unsigned mask)
   }
 }
 
-/* Tables and list of a new map, for BLOCKS blocks; and their end. */
+/* Tables, list and filter of a new map, for BLOCKS blocks; and their end. */
 extern int map_make_table (struct map *m, size_t blocks);
 extern void map_free_table (struct map *m);
 extern void map_clear_table (struct map *m);

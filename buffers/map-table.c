@@ -21,6 +21,9 @@ _Static_assert (sizeof (struct slot) == 16, "four slots fill a cache line");
  */
 #define MOVE 16
 
+#define LISTED_BYTES (MAP_LISTED * sizeof (uint32_t))
+#define REGION_BYTES ((size_t) 1 << (MAP_REGION_BITS - 3))
+
 /* Three quarters: beyond, runs of used slots become long. */
 static size_t
 limit_of (size_t slots)
@@ -63,12 +66,14 @@ map_make_table (struct map *m, size_t blocks)
     errno = ENOMEM;
     return -1;
   }
-  m->listed = pages_alloc (MAP_LISTED * sizeof *m->listed);
-  if (m->listed == NULL)
-    return -1;
+  m->listed = pages_alloc (LISTED_BYTES);
+  m->regions = pages_alloc (REGION_BYTES);
   slots = pages_alloc (n * sizeof *slots);
-  if (slots == NULL) {
-    pages_free (m->listed, MAP_LISTED * sizeof *m->listed);
+  if (m->listed == NULL || m->regions == NULL || slots == NULL) {
+    pages_free (slots, n * sizeof *slots);
+    pages_free (m->regions, REGION_BYTES);
+    pages_free (m->listed, LISTED_BYTES);
+    errno = ENOMEM;
     return -1;
   }
   m->base = n;
@@ -81,7 +86,8 @@ map_free_table (struct map *m)
 {
   drop_old (m);
   pages_free (m->table.slots, bytes_of (&m->table));
-  pages_free (m->listed, MAP_LISTED * sizeof *m->listed);
+  pages_free (m->regions, REGION_BYTES);
+  pages_free (m->listed, LISTED_BYTES);
 }
 
 void
@@ -89,6 +95,8 @@ map_clear_table (struct map *m)
 {
   size_t n = m->table.wrap + 1;
 
+  if (m->used > 0 || m->old.slots)
+    memset (m->regions, 0, REGION_BYTES);
   drop_old (m);
   if (n > m->base) {
     n = pages_shrink (m->table.slots, n * sizeof *m->table.slots,
@@ -109,7 +117,7 @@ size_t
 map_memory (const struct map *m)
 {
   return sizeof *m + bytes_of (&m->table) + bytes_of (&m->old) +
-    MAP_LISTED * sizeof *m->listed + zeroset_memory (&m->zeroes);
+    LISTED_BYTES + REGION_BYTES + zeroset_memory (&m->zeroes);
 }
 
 /* Give the free slot I to KEY. */
@@ -238,6 +246,7 @@ map_put_block (struct map *m, uint64_t key, unsigned mask, uint64_t value)
   if (mine == NULL) {
     unsigned disk = key_disk (key);
     uint64_t block = key_block (key);
+    size_t bit = region_bit (key);
 
     if (dead) {
       mine = dead;
@@ -246,6 +255,7 @@ map_put_block (struct map *m, uint64_t key, unsigned mask, uint64_t value)
     else
       mine = claim (m, i, key);
     m->live++;
+    m->regions[bit / 64] |= UINT64_C (1) << bit % 64;
     if (block < m->bounds[disk].first)
       m->bounds[disk].first = block;
     if (block > m->bounds[disk].last)
@@ -259,7 +269,7 @@ get (const struct table *t, uint64_t key, unsigned want, struct map_hit *hit)
 {
   unsigned n = 0;
 
-  for (size_t i = table_home (t, key); t->slots[i].key != 0 && want != 0;
+  for (size_t i = table_home (t, key); t->slots[i].key != 0;
        i = (i + 1) & t->wrap) {
     const struct slot *s = &t->slots[i];
     unsigned mask = slot_mask (s) & want;
@@ -270,6 +280,8 @@ get (const struct table *t, uint64_t key, unsigned want, struct map_hit *hit)
                                   .zero = (s->value & MAP_ZERO) != 0,
                                   .may_trim = (s->value & MAP_TRIM) != 0 };
     want &= ~mask;
+    if (want == 0)
+      break;
   }
   return n;
 }
@@ -278,8 +290,11 @@ unsigned
 map_get_slots (const struct map *m, uint64_t key, unsigned want,
                struct map_hit *hit)
 {
-  unsigned n = get (&m->table, key, want, hit);
+  unsigned n;
 
+  if (!map_in_region (m, key))
+    return 0;
+  n = get (&m->table, key, want, hit);
   if (m->moving > 0) {
     for (unsigned i = 0; i < n; i++)
       want &= ~hit[i].mask;
@@ -302,10 +317,16 @@ map_kill_range (struct map *m, uint64_t start, uint64_t end)
   last = MIN (last, m->bounds[disk].last);
   if (first > last)
     return;
-  if (last - first < map_walk_end (m) / 4) {
-    for (uint64_t b = first; b <= last; b++)
-      map_kill_block (m, map_key (disk, b),
-                      mask_of (base + b * MAP_BLOCK_SECTORS, start, end));
+  if (last - first < map_walk_end (m)) {
+    for (uint64_t b = first; b <= last; b++) {
+      uint64_t key = map_key (disk, b);
+
+      if (map_in_region (m, key))
+        map_kill_block (m, key, mask_of (base + b * MAP_BLOCK_SECTORS, start,
+                                         end));
+      else
+        b |= MAP_REGION - 1;
+    }
     return;
   }
   for (size_t k = 0; k < map_walk_end (m); k++) {

@@ -164,33 +164,51 @@ map_get (const struct map *m, unsigned disk, uint64_t block, uint8_t want,
 {
   unsigned n = 0;
 
-  if (m->live > 0) {
+  if (m->live > 0)
     n = map_get_slots (m, map_key (disk, block), want, hit);
+  if (!zeroset_is_empty (&m->zeroes)) {
     for (unsigned i = 0; i < n; i++)
       want &= ~hit[i].mask;
+    if (want != 0)
+      n += get_zeroes (&m->zeroes, zero_pos (disk, block * MAP_BLOCK_SECTORS),
+                       want, hit + n);
   }
-  if (want != 0 && !zeroset_is_empty (&m->zeroes))
-    n += get_zeroes (&m->zeroes, zero_pos (disk, block * MAP_BLOCK_SECTORS),
-                     want, hit + n);
   return n;
+}
+
+/* Is no slot of DISK's blocks FIRST .. LAST in use?  Looks at the bounds, at some regions, and
+ * at single blocks where there are only a few.
+ */
+static bool
+no_slots_at (const struct map *m, unsigned disk, uint64_t first, uint64_t last)
+{
+  struct map_hit hit[MAP_BLOCK_SECTORS];
+
+  if (m->live == 0 || first > m->bounds[disk].last ||
+      last < m->bounds[disk].first)
+    return true;
+  if (last - first < 4) {
+    for (uint64_t b = first; b <= last; b++)
+      if (map_get_slots (m, map_key (disk, b), MAP_ALL, hit) > 0)
+        return false;
+    return true;
+  }
+  if (last / MAP_REGION - first / MAP_REGION >= 16)
+    return false;
+  for (uint64_t r = first / MAP_REGION; r <= last / MAP_REGION; r++)
+    if (map_in_region (m, map_key (disk, r * MAP_REGION)))
+      return false;
+  return true;
 }
 
 bool
 map_is_empty_at (const struct map *m, unsigned disk, uint64_t block,
                  uint64_t n)
 {
-  struct map_hit hit[MAP_BLOCK_SECTORS];
-
   if (n == 0)
     return true;
-  if (m->live > 0 && block <= m->bounds[disk].last &&
-      block + n - 1 >= m->bounds[disk].first) {
-    if (n > 4)
-      return false;
-    for (uint64_t b = block; b < block + n; b++)
-      if (map_get (m, disk, b, MAP_ALL, hit) > 0)
-        return false;
-  }
+  if (!no_slots_at (m, disk, block, block + n - 1))
+    return false;
   if (!zeroset_is_empty (&m->zeroes)) {
     uint64_t start = zero_pos (disk, block * MAP_BLOCK_SECTORS);
     const struct zero_range *r =
@@ -199,6 +217,23 @@ map_is_empty_at (const struct map *m, unsigned disk, uint64_t block,
     if (r && r->start < start + n * MAP_BLOCK_SECTORS)
       return false;
   }
+  return true;
+}
+
+bool
+map_is_zero_at (const struct map *m, unsigned disk, uint64_t block,
+                uint64_t n, bool *may_trim)
+{
+  uint64_t start = zero_pos (disk, block * MAP_BLOCK_SECTORS);
+  const struct zero_range *r;
+
+  if (n == 0 || zeroset_is_empty (&m->zeroes) ||
+      !no_slots_at (m, disk, block, block + n - 1))
+    return false;
+  r = zeroset_get (&m->zeroes, zeroset_seek (&m->zeroes, start));
+  if (r == NULL || r->start > start || r->end < start + n * MAP_BLOCK_SECTORS)
+    return false;
+  *may_trim = r->may_trim;
   return true;
 }
 
