@@ -94,7 +94,7 @@ acked_thread_main (void *arg)
     pthread_mutex_lock (&j->lock);
     if (j->stopping)
       break;
-    if (clock_gettime (CLOCK_REALTIME, &until) == -1)
+    if (clock_gettime (CLOCK_MONOTONIC, &until) == -1)
       continue;
     until.tv_nsec += SYNC_EVERY_NS;
     if (until.tv_nsec >= 1000000000L) {

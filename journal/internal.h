@@ -203,6 +203,7 @@ struct journal {
 
   struct journal_state state;
   int failed;
+  bool unreadable;              /* some read of the file failed (set while opening, then of no use) */
   bool damaged;
   bool lost;                    /* the newest records are */
   bool saved_bad;               /* a clean stop saved something, but it is not whole */
@@ -222,6 +223,7 @@ struct journal {
   /* staging.c */
   struct staging_header *region;
   size_t region_size;
+  int region_fd;                /* holds the region's lock; -1: private */
   unsigned nbuffers, nunbound;
   struct buffer *buffers;
   uint64_t *dirty;              /* bit per buffer: filled but not pushed */
@@ -250,6 +252,11 @@ struct journal {
 
 #define ASSERT_LOCKED(j)                                        \
   assert (pthread_mutex_trylock (&(j)->lock) != 0)
+
+/* --- create.c --- */
+
+/* Make the name of directory DIR durable. */
+extern int sync_parent (const struct io_fs *fs, const char *dir);
 
 /* --- space.c --- */
 
@@ -395,7 +402,8 @@ extern int log_reserve (struct journal *j, size_t n);
  * chain, first without a sync, then with one.  Turn.  SPARE: leave room for
  * changes of state.  -1: EIO, or ENOSPC (nothing was written).
  */
-extern int log_write (struct journal *j, size_t n, bool spare);
+/* KEEP records must still fit afterwards when the log cannot grow. */
+extern int log_write (struct journal *j, size_t n, unsigned keep);
 extern int log_sync (struct journal *j, size_t n);
 extern int log_read (struct journal *j, uint64_t seq, struct format_record *rec,
                      uint64_t *offset);

@@ -166,6 +166,13 @@ open_files (struct journal *j, struct mcerror *err)
     return mcerror_set (err, MCEXIT_DAMAGE,
                         "cannot sync %s/journal: %m; nothing in it can be "
                         "trusted", j->dir);
+  /* So may the names, when whoever made them was killed in time. */
+  if (io_sync_dir (j->fs, j->dir) == -1 || sync_parent (j->fs, j->dir) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot sync the directory %s: %m",
+                        j->dir);
+  /* After a sync that failed, pages that never got to the disk pass for read ones. */
+  if (!j->direct)
+    (void) io_advise (j->file, 0, 0, POSIX_FADV_DONTNEED);
   return super_read (j, err);
 }
 

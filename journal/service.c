@@ -40,6 +40,16 @@ saved_load (struct journal *j)
   return r;
 }
 
+static void
+saved_give_up (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  tables_drop_locked (j, UINT64_MAX, 0, false);
+  j->log.saved_seq = 0;
+  j->state.clean = false;
+}
+
 int
 journal_start (struct journal *j, uint64_t buffer, bool shared,
                enum journal_took *took, struct mcerror *err)
@@ -50,7 +60,12 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   *took = JOURNAL_TOOK_NOTHING;
   j->shared = shared;
   if (staging_open (j, buffer, &found) == -1) {
-    mcerror_set (err, MCEXIT_USAGE,
+    if (errno == EBUSY)
+      mcerror_set (err, MCEXIT_USAGE,
+                   "%s: another process serves a copy of this journal on this host: stop it first",
+                   j->dir);
+    else
+      mcerror_set (err, MCEXIT_USAGE,
                  "cannot get %llu bytes of %s memory for buffers: %m; make "
                  "buffer= smaller%s", (unsigned long long) buffer,
                  shared ? "shared" : "private",
@@ -61,9 +76,13 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   if (found && takeover (j, took) == -1)
     goto fail;
   if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {
-    if (saved_load (j) == -1)
-      goto fail;
     *took = JOURNAL_TOOK_SAVED;
+    if (saved_load (j) == -1) {
+      if (errno != EBADMSG)
+        goto fail;
+      saved_give_up (j);        /* no checkpoint is hurt */
+      *took = JOURNAL_TOOK_BAD;
+    }
   }
   else if (*took == JOURNAL_TOOK_NOTHING && j->saved_bad)
     *took = JOURNAL_TOOK_BAD;

@@ -99,6 +99,21 @@ region_map (int fd, size_t size)
                fd, 0);
 }
 
+/* Somebody lives in the region as long as he holds this lock: the journal's own lock is
+ * one of a directory, and a directory can be copied.
+ */
+static int
+region_lock (int fd)
+{
+  struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+  if (fcntl (fd, F_OFD_SETLK, &l) == 0)
+    return 0;
+  if (errno == EAGAIN || errno == EACCES)
+    errno = EBUSY;
+  return -1;
+}
+
 /* Map the object that a server left behind, made larger if N buffers are
  * more than it has (never smaller).  1, 0 when there is none (or it is of no
  * use), -1 errno.
@@ -112,7 +127,7 @@ region_find (struct journal *j, const char *name, uint64_t n)
 
   if (fd == -1)
     return errno == ENOENT ? 0 : -1;
-  if (fstat (fd, &st) == -1)
+  if (region_lock (fd) == -1 || fstat (fd, &st) == -1)
     return -1;
   if (st.st_uid != geteuid () || (size_t) st.st_size <
       JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
@@ -142,6 +157,8 @@ region_find (struct journal *j, const char *name, uint64_t n)
   }
   if (region_buffers (j, j->region->nbuffers) == -1)
     return -1;
+  j->region_fd = fd;
+  fd = -1;
   return 1;
 }
 
@@ -178,7 +195,7 @@ staging_open (struct journal *j, uint64_t size, bool *found)
     if (shm_unlink (name) == -1 && errno != ENOENT)
       return -1;
     fd = shm_open (name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd == -1)
+    if (fd == -1 || region_lock (fd) == -1)
       return -1;
     /* So that a full /dev/shm is an error here and not a signal later. */
     p = allocate (fd, j->region_size) == -1 ? MAP_FAILED :
@@ -190,6 +207,8 @@ staging_open (struct journal *j, uint64_t size, bool *found)
       errno = saved;
       return -1;
     }
+    j->region_fd = fd;
+    fd = -1;
   }
   else {
     p = mmap (NULL, j->region_size, PROT_READ | PROT_WRITE,
@@ -243,6 +262,9 @@ staging_close (struct journal *j, bool end)
   }
   if (j->region)
     munmap (j->region, j->region_size);
+  if (j->region_fd != -1)
+    (void) close (j->region_fd);
+  j->region_fd = -1;
   free (j->buffers);
   free (j->dirty);
   free (j->need);
@@ -263,7 +285,8 @@ buffer_is_clean_locked (struct journal *j, const struct buffer *b)
 {
   struct bits all = { { 0 } };
 
-  if (b->chunk == 0 || b->pins > 0 || !j->chunks[b->chunk].closed ||
+  if (b->chunk == 0 || b->chunk == j->tab.last_chunk || b->pins > 0 ||
+      !j->chunks[b->chunk].closed ||
       !bits_empty (&b->pushing))
     return false;
   bits_set (&all, 0, b->bump);
@@ -333,6 +356,7 @@ buffer_release_locked (struct journal *j, int n)
   b->taken = false;
   j->dirty[n / 64] &= ~(UINT64_C (1) << (n % 64));
   j->nunbound++;
+  pthread_cond_broadcast (&j->buffer_cond);
 }
 
 void
