@@ -41,6 +41,7 @@ struct disk {
   char *name;
   uint64_t size;
   struct backing *backing;
+  _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
 };
 
 struct replica {
