@@ -53,7 +53,7 @@ static void
 acknowledge (struct journal *j, const struct journal_state *state)
 {
   if (acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
-                   state->generation, j->log.durable) == -1)
+                   state->generation, j->log.durable, 0) == -1)
     return;
   SCOPED_LOCK (&j->lock);
   j->acked_dirty = true;

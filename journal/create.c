@@ -97,7 +97,7 @@ create_in_dir (struct journal *j, const struct journal_config *config,
   if (super_write (j, &j->config, 1) == -1 ||
       write_first_record (j, state) == -1)
     return -1;
-  if (acked_write (j, 0, state->generation, j->log.seq) == -1 ||
+  if (acked_write (j, 0, state->generation, j->log.seq, 0) == -1 ||
       io_fdatasync (j->acked_file) == -1)
     return -1;
   if (io_rename (j->fs, fresh, final) == -1 ||

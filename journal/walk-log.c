@@ -388,7 +388,8 @@ log_open (struct journal *j, struct mcerror *err)
   CLEANUP_FREE struct format_record *torn_record = malloc (sizeof *torn_record);
   struct journal_damage torn;
   struct chain_chunk first;
-  bool is_torn = false, is_unreadable = false;
+  bool is_torn = false, is_unreadable = false, failed;
+  struct format_acked acked;
   uint64_t end, keep = 0;
 
   if (w == NULL || mem == NULL || torn_record == NULL)
@@ -403,7 +404,12 @@ log_open (struct journal *j, struct mcerror *err)
   if (!w->any_whole)
     return no_record (j, end, err);
 
-  if (w->parts > 0)
+  failed = acked_read (j, &acked) == 1 &&
+    memcmp (acked.id, j->config.id, HOST_ID_LEN) == 0 &&
+    (get32 (acked.flags) & FORMAT_ACKED_FAILED);
+  if (failed && get64 (acked.seq) < w->seq)
+    keep = get64 (acked.seq) + 1;       /* the rest was refused */
+  else if (w->parts > 0)
     keep = get64 (w->whole.seq) + 1;
   else if (carries_table (get16 (w->whole.kind)) &&
            get64 (w->whole.seq) > w->proven) {
@@ -427,6 +433,12 @@ log_open (struct journal *j, struct mcerror *err)
       return no_record (j, end, err);
   }
   judge_hole (w);
+  if (failed) {
+    /* Writes were refused since: whatever else is left of the speculation is not whole. */
+    j->saved_bad = true;
+    j->state.clean = false;
+    j->log.saved_seq = 0;
+  }
   if (is_unreadable && get16 (torn_record->kind) != JOURNAL_REC_CLEAN) {
     /* It may be whole: to drop it as torn would be to lose it. */
     torn.checkpoint = get64 (torn_record->epoch);
