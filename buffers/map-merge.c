@@ -84,14 +84,14 @@ merge_dying (struct map *older, const struct map *newer, size_t max,
 
   for (; *place < end; (*place)++, steps++) {
     struct slot *s = map_walk_slot (older, *place);
-    unsigned mask = slot_mask (s);
+    unsigned dying = 0;
     uint64_t start;
     struct zeroset_at at;
     const struct zero_range *r;
 
     if (steps / 8 >= max)
       return 0;
-    if (mask == 0)
+    if (slot_mask (s) == 0)
       continue;
     steps += 7;
     start = zero_pos (key_disk (s->key),
@@ -100,12 +100,8 @@ merge_dying (struct map *older, const struct map *newer, size_t max,
          (r = zeroset_get (&newer->zeroes, at)) != NULL &&
            r->start < start + MAP_BLOCK_SECTORS;
          at = zeroset_next (&newer->zeroes, at))
-      mask &= ~mask_of (start, r->start, r->end);
-    if (mask == slot_mask (s))
-      continue;
-    s->value &= ~((uint64_t) MAP_ALL << MAP_MASK_SHIFT);
-    s->value |= (uint64_t) mask << MAP_MASK_SHIFT;
-    older->live -= mask == 0;
+      dying |= mask_of (start, r->start, r->end);
+    map_trim_slot (older, s, dying);
   }
   return 1;
 }
@@ -132,7 +128,8 @@ merge_slots (struct map *older, const struct map *newer, size_t max,
     if (*place + 8 < end) {
       const struct slot *ahead = map_walk_slot (newer, *place + 8);
 
-      __builtin_prefetch (&older->slots[map_home (older, ahead->key)], 1);
+      __builtin_prefetch (&older->table.slots[table_home (&older->table,
+                                                          ahead->key)], 1);
     }
     if (mask == 0)
       continue;

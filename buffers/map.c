@@ -1,38 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The table: making, growing, putting and getting.  See map-impl.h. */
+/* The map: slots over zero ranges.  See map-impl.h. */
 #include "config.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "buffers/map-impl.h"
-#include "buffers/pages.h"
-#include "common/bytes.h"
-
-_Static_assert (sizeof (struct slot) == 16, "four slots fill a cache line");
-
-#define MIN_SLOTS ((size_t) 256)        /* a page of them */
-#define MAX_SLOTS ((size_t) 1 << 44)
 
 /* Blocks of a long write whose slots are fetched ahead of their turn. */
 #define AHEAD 32
-
-/* Three quarters: beyond, runs of used slots become long. */
-static size_t
-limit_of (size_t slots)
-{
-  return slots / 4 * 3;
-}
-
-static void
-set_table (struct map *m, struct slot *slots, size_t n)
-{
-  m->slots = slots;
-  m->wrap = n - 1;
-  m->shift = 64 - __builtin_ctzll (n / 4);
-  m->limit = limit_of (n);
-}
 
 static void
 reset_bounds (struct map *m)
@@ -46,32 +22,15 @@ reset_bounds (struct map *m)
 struct map *
 map_new (size_t blocks)
 {
-  struct map *m;
-  struct slot *slots;
-  size_t n = MIN_SLOTS;
+  struct map *m = calloc (1, sizeof *m);
 
-  while (limit_of (n) < blocks && n < MAX_SLOTS)
-    n *= 2;
-  if (limit_of (n) < blocks) {
+  if (m == NULL)
+    return NULL;
+  if (map_make_table (m, blocks) == -1) {
+    free (m);
     errno = ENOMEM;
     return NULL;
   }
-  m = calloc (1, sizeof *m);
-  if (m == NULL)
-    return NULL;
-  m->listed = pages_alloc (MAP_LISTED * sizeof *m->listed);
-  slots = pages_alloc (n * sizeof *slots);
-  if (m->listed == NULL || slots == NULL) {
-    int saved = errno;
-
-    pages_free (slots, n * sizeof *slots);
-    pages_free (m->listed, MAP_LISTED * sizeof *m->listed);
-    free (m);
-    errno = saved;
-    return NULL;
-  }
-  m->base = n;
-  set_table (m, slots, n);
   reset_bounds (m);
   return m;
 }
@@ -82,184 +41,17 @@ map_free (struct map *m)
   if (m == NULL)
     return;
   zeroset_clear (&m->zeroes);
-  pages_free (m->slots, (m->wrap + 1) * sizeof *m->slots);
-  pages_free (m->listed, MAP_LISTED * sizeof *m->listed);
+  map_free_table (m);
   free (m);
 }
 
 void
 map_clear (struct map *m)
 {
-  size_t n = m->wrap + 1;
-
-  if (n > m->base) {
-    n = pages_shrink (m->slots, n * sizeof *m->slots,
-                      m->base * sizeof *m->slots) / sizeof *m->slots;
-    memset (m->slots, 0, n * sizeof *m->slots);
-    set_table (m, m->slots, n);
-  }
-  else if (m->used > MAP_LISTED)
-    memset (m->slots, 0, n * sizeof *m->slots);
-  else
-    for (size_t i = 0; i < m->used; i++)
-      m->slots[m->listed[i]] = (struct slot) { 0, 0 };
-
-  m->used = m->live = 0;
+  map_clear_table (m);
   zeroset_clear (&m->zeroes);
   m->zero_end = 0;
   reset_bounds (m);
-}
-
-/* Give the free slot I to KEY. */
-static inline struct slot *
-claim (struct map *m, size_t i, uint64_t key)
-{
-  if (m->used < MAP_LISTED)
-    m->listed[m->used] = i;
-  m->used++;
-  m->slots[i].key = key;
-  return &m->slots[i];
-}
-
-static int
-rehash (struct map *m, size_t n)
-{
-  struct slot *old = m->slots;
-  size_t old_n = m->wrap + 1;
-  struct slot *slots = pages_alloc (n * sizeof *slots);
-
-  if (slots == NULL)
-    return -1;
-  set_table (m, slots, n);
-  m->used = 0;
-  for (size_t k = 0; k < old_n; k++)
-    if (slot_mask (&old[k]) != 0) {
-      size_t i = map_home (m, old[k].key);
-
-      while (slots[i].key != 0)
-        i = (i + 1) & m->wrap;
-      claim (m, i, old[k].key)->value = old[k].value;
-    }
-  pages_free (old, old_n * sizeof *old);
-  return 0;
-}
-
-int
-map_reserve (struct map *m, uint64_t more)
-{
-  size_t n = m->wrap + 1;
-
-  if (m->used + more <= m->limit)
-    return 0;
-  /* Where many of the slots in use are dead, the same size will do, if it leaves
-   * enough room that the next rehash is far away.
-   */
-  while (m->live + more > limit_of (n) || m->live > n / 16 * 9) {
-    if (n >= MAX_SLOTS) {
-      errno = ENOMEM;
-      return -1;
-    }
-    n *= 2;
-  }
-  return rehash (m, n);
-}
-
-void
-map_put_block (struct map *m, uint64_t key, unsigned mask, uint64_t value)
-{
-  struct slot *mine = NULL, *dead = NULL;
-  size_t i = map_home (m, key);
-
-  value |= (uint64_t) mask << MAP_MASK_SHIFT;
-  for (;; i = (i + 1) & m->wrap) {
-    struct slot *s = &m->slots[i];
-    unsigned held = slot_mask (s);
-
-    if (s->key == key) {
-      if (mine == NULL && (held & ~mask) == 0) {
-        mine = s;
-        m->live += held == 0;
-        if (held == MAP_ALL)
-          break;                        /* then no other slot holds any */
-      }
-      else if (held & mask) {
-        s->value &= ~((uint64_t) mask << MAP_MASK_SHIFT);
-        m->live -= (held & ~mask) == 0;
-      }
-    }
-    else if (s->key == 0)
-      break;
-    else if (held == 0 && dead == NULL)
-      dead = s;
-  }
-  if (mine == NULL) {
-    unsigned disk = key_disk (key);
-    uint64_t block = key_block (key);
-
-    if (dead) {
-      mine = dead;
-      mine->key = key;
-    }
-    else
-      mine = claim (m, i, key);
-    m->live++;
-    if (block < m->bounds[disk].first)
-      m->bounds[disk].first = block;
-    if (block > m->bounds[disk].last)
-      m->bounds[disk].last = block;
-  }
-  mine->value = value;
-}
-
-void
-map_kill_block (struct map *m, uint64_t key, unsigned mask)
-{
-  for (size_t i = map_home (m, key); m->slots[i].key != 0;
-       i = (i + 1) & m->wrap) {
-    struct slot *s = &m->slots[i];
-    unsigned held = slot_mask (s);
-
-    if (s->key == key && (held & mask)) {
-      s->value &= ~((uint64_t) mask << MAP_MASK_SHIFT);
-      m->live -= (held & ~mask) == 0;
-      if (held == MAP_ALL)
-        return;
-    }
-  }
-}
-
-void
-map_kill_range (struct map *m, uint64_t start, uint64_t end)
-{
-  unsigned disk = start >> ZEROSET_DISK_SHIFT;
-  uint64_t base = zero_pos (disk, 0);
-  uint64_t first = (start - base) / MAP_BLOCK_SECTORS;
-  uint64_t last = (end - 1 - base) / MAP_BLOCK_SECTORS;
-
-  if (m->live == 0)
-    return;
-  first = MAX (first, m->bounds[disk].first);
-  last = MIN (last, m->bounds[disk].last);
-  if (first > last)
-    return;
-  if (last - first < map_walk_end (m) / 4) {
-    for (uint64_t b = first; b <= last; b++)
-      map_kill_block (m, map_key (disk, b),
-                      mask_of (base + b * MAP_BLOCK_SECTORS, start, end));
-    return;
-  }
-  for (size_t k = 0; k < map_walk_end (m); k++) {
-    struct slot *s = map_walk_slot (m, k);
-    unsigned held = slot_mask (s);
-    uint64_t b = key_block (s->key);
-
-    if (held != 0 && key_disk (s->key) == disk && b >= first && b <= last) {
-      unsigned mask = mask_of (base + b * MAP_BLOCK_SECTORS, start, end);
-
-      s->value &= ~((uint64_t) mask << MAP_MASK_SHIFT);
-      m->live -= (held & ~mask) == 0;
-    }
-  }
 }
 
 /* Blocks that N > 0 sectors from SECTOR on touch. */
@@ -281,8 +73,8 @@ put_blocks (struct map *m, unsigned disk, uint64_t sector, uint64_t n,
     return -1;
   for (; block <= last; block++, value += step) {
     if (block % 4 == 0 && last - block >= AHEAD)
-      __builtin_prefetch (&m->slots[map_home (m, map_key (disk,
-                                                          block + AHEAD))], 1);
+      __builtin_prefetch (&m->table.slots[
+        table_home (&m->table, map_key (disk, block + AHEAD))], 1);
     map_put_block (m, map_key (disk, block),
                    mask_of (block * MAP_BLOCK_SECTORS, sector, sector + n),
                    value);
@@ -370,47 +162,53 @@ unsigned
 map_get (const struct map *m, unsigned disk, uint64_t block, uint8_t want,
          struct map_hit hit[MAP_BLOCK_SECTORS])
 {
-  uint64_t key = map_key (disk, block);
   unsigned n = 0;
 
   if (m->live > 0)
-    for (size_t i = map_home (m, key); m->slots[i].key != 0;
-         i = (i + 1) & m->wrap) {
-      const struct slot *s = &m->slots[i];
-      unsigned mask = slot_mask (s) & want;
-
-      if (s->key != key || mask == 0)
-        continue;
-      hit[n++] = (struct map_hit) { .loc = s->value & UINT32_MAX,
-                                    .mask = mask,
-                                    .zero = (s->value & MAP_ZERO) != 0,
-                                    .may_trim = (s->value & MAP_TRIM) != 0 };
-      want &= ~mask;
-      if (want == 0)
-        return n;
-    }
-  if (want != 0 && !zeroset_is_empty (&m->zeroes))
-    n += get_zeroes (&m->zeroes, zero_pos (disk, block * MAP_BLOCK_SECTORS),
-                     want, hit + n);
+    n = map_get_slots (m, map_key (disk, block), want, hit);
+  if (!zeroset_is_empty (&m->zeroes)) {
+    for (unsigned i = 0; i < n; i++)
+      want &= ~hit[i].mask;
+    if (want != 0)
+      n += get_zeroes (&m->zeroes, zero_pos (disk, block * MAP_BLOCK_SECTORS),
+                       want, hit + n);
+  }
   return n;
+}
+
+/* Is no slot of DISK's blocks FIRST .. LAST in use?  Looks at the bounds, at some regions, and
+ * at single blocks where there are only a few.
+ */
+static bool
+no_slots_at (const struct map *m, unsigned disk, uint64_t first, uint64_t last)
+{
+  struct map_hit hit[MAP_BLOCK_SECTORS];
+
+  if (m->live == 0 || first > m->bounds[disk].last ||
+      last < m->bounds[disk].first)
+    return true;
+  if (last - first < 4) {
+    for (uint64_t b = first; b <= last; b++)
+      if (map_get_slots (m, map_key (disk, b), MAP_ALL, hit) > 0)
+        return false;
+    return true;
+  }
+  if (last / MAP_REGION - first / MAP_REGION >= 16)
+    return false;
+  for (uint64_t r = first / MAP_REGION; r <= last / MAP_REGION; r++)
+    if (map_in_region (m, map_key (disk, r * MAP_REGION)))
+      return false;
+  return true;
 }
 
 bool
 map_is_empty_at (const struct map *m, unsigned disk, uint64_t block,
                  uint64_t n)
 {
-  struct map_hit hit[MAP_BLOCK_SECTORS];
-
   if (n == 0)
     return true;
-  if (m->live > 0 && block <= m->bounds[disk].last &&
-      block + n - 1 >= m->bounds[disk].first) {
-    if (n > 4)
-      return false;
-    for (uint64_t b = block; b < block + n; b++)
-      if (map_get (m, disk, b, MAP_ALL, hit) > 0)
-        return false;
-  }
+  if (!no_slots_at (m, disk, block, block + n - 1))
+    return false;
   if (!zeroset_is_empty (&m->zeroes)) {
     uint64_t start = zero_pos (disk, block * MAP_BLOCK_SECTORS);
     const struct zero_range *r =
@@ -419,6 +217,23 @@ map_is_empty_at (const struct map *m, unsigned disk, uint64_t block,
     if (r && r->start < start + n * MAP_BLOCK_SECTORS)
       return false;
   }
+  return true;
+}
+
+bool
+map_is_zero_at (const struct map *m, unsigned disk, uint64_t block,
+                uint64_t n, bool *may_trim)
+{
+  uint64_t start = zero_pos (disk, block * MAP_BLOCK_SECTORS);
+  const struct zero_range *r;
+
+  if (n == 0 || zeroset_is_empty (&m->zeroes) ||
+      !no_slots_at (m, disk, block, block + n - 1))
+    return false;
+  r = zeroset_get (&m->zeroes, zeroset_seek (&m->zeroes, start));
+  if (r == NULL || r->start > start || r->end < start + n * MAP_BLOCK_SECTORS)
+    return false;
+  *may_trim = r->may_trim;
   return true;
 }
 
@@ -432,11 +247,4 @@ size_t
 map_blocks (const struct map *m)
 {
   return m->live;
-}
-
-size_t
-map_memory (const struct map *m)
-{
-  return sizeof *m + (m->wrap + 1) * sizeof *m->slots +
-    MAP_LISTED * sizeof *m->listed + zeroset_memory (&m->zeroes);
 }

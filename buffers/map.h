@@ -26,7 +26,9 @@
 
 struct map;
 
-/* A new, empty map with prefaulted room for about BLOCKS blocks before it has to grow. */
+/* A new, empty map with prefaulted room for BLOCKS blocks before it has to grow.  It
+ * grows a few slots with each put, so that no put waits for all of them.
+ */
 extern struct map *map_new (size_t blocks);
 extern void map_free (struct map *m);           /* NULL is allowed */
 /* Empty it.  Memory is kept up to what map_new was asked for, and given back beyond. */
@@ -60,9 +62,15 @@ extern unsigned map_get (const struct map *m, unsigned disk, uint64_t block,
 extern bool map_is_empty_at (const struct map *m, unsigned disk,
                              uint64_t block, uint64_t n);
 
+/* Does all the map holds of [BLOCK, BLOCK + N) come from one long zero range that covers
+ * it?  May say false where it is so, never true where it is not.  Cheap.
+ */
+extern bool map_is_zero_at (const struct map *m, unsigned disk,
+                            uint64_t block, uint64_t n, bool *may_trim);
+
 /* Put all of NEWER over OLDER, at most MAX slots a call so that a lock need not be held
  * for long.  *CURSOR starts at 0.  Returns 1 while there is more, 0 when done, -1.
- * NEWER must not change between the calls; readers who look at NEWER before OLDER see no difference at any time.
+ * Neither may change between the calls; readers who look at NEWER before OLDER see no difference at any time.
  */
 extern int map_merge (struct map *older, const struct map *newer, size_t max,
                       size_t *cursor);

@@ -11,6 +11,11 @@
 #define ALL 0xffu
 #define FEW_LAYERS 16u
 
+/* Bytes for which the layers are looked through again, as most have nothing at
+ * most places: what map_is_empty_at can tell at one glance.
+ */
+#define WINDOW (UINT64_C (64) * MAP_BLOCK)
+
 /* The maps to ask, newest first, without those that have nothing to say. */
 struct layers {
   const struct map **map;
@@ -43,6 +48,16 @@ add_layer (struct layers *l, const struct map *map)
   }
   l->map[l->n++] = map;
   return 0;
+}
+
+static void
+free_layers (struct layers *l)
+{
+  int saved = errno;
+
+  if (l->map != l->few)
+    free (l->map);
+  errno = saved;
 }
 
 static int
@@ -167,36 +182,61 @@ resolve_block (const struct layers *l, unsigned disk, uint64_t offset,
   return 0;
 }
 
+/* The bytes [OFFSET, END), which lie in one window. */
+static int
+resolve_window (const struct layers *all, struct layers *some, unsigned disk,
+                uint64_t offset, uint64_t end, struct overlay_pieces *p)
+{
+  uint64_t block = offset / MAP_BLOCK;
+  uint64_t n = (end - 1) / MAP_BLOCK - block + 1;
+  struct map_hit zero = { .zero = true };
+  int r = 0;
+
+  some->n = 0;
+  for (size_t i = 0; i < all->n; i++)
+    if (!map_is_empty_at (all->map[i], disk, block, n) &&
+        add_layer (some, all->map[i]) == -1)
+      return -1;
+  if (some->n == 0)
+    return add_hit (p, offset, end, NULL);
+  if (map_is_zero_at (some->map[0], disk, block, n, &zero.may_trim))
+    return add_hit (p, offset, end, &zero);
+  while (r == 0 && offset < end) {
+    uint64_t next = MIN (ROUND_DOWN (offset, MAP_BLOCK) + MAP_BLOCK, end);
+
+    r = resolve_block (some, disk, offset, next, p);
+    offset = next;
+  }
+  return r;
+}
+
 int
 overlay_resolve (const struct speculation *spec, const struct writeout *wo,
                  unsigned disk, uint64_t offset, uint64_t length,
                  struct overlay_pieces *pieces)
 {
   uint64_t end = offset + length;
-  struct layers l = { .n = 0, .room = FEW_LAYERS };
-  int r = 0;
+  struct layers all = { .room = FEW_LAYERS }, some = { .room = FEW_LAYERS };
+  int r;
 
-  l.map = l.few;
+  all.map = all.few;
+  some.map = some.few;
   pieces->n = 0;
   if (length == 0)
     return 0;
 
-  r = find_layers (&l, spec, wo, disk, offset / MAP_BLOCK,
+  r = find_layers (&all, spec, wo, disk, offset / MAP_BLOCK,
                    (end - 1) / MAP_BLOCK - offset / MAP_BLOCK + 1);
-  if (r == 0 && l.n == 0)
+  if (r == 0 && all.n == 0)
     r = add_hit (pieces, offset, end, NULL);
   else
     while (r == 0 && offset < end) {
-      uint64_t next = MIN (ROUND_DOWN (offset, MAP_BLOCK) + MAP_BLOCK, end);
+      uint64_t next = MIN (ROUND_DOWN (offset, WINDOW) + WINDOW, end);
 
-      r = resolve_block (&l, disk, offset, next, pieces);
+      r = resolve_window (&all, &some, disk, offset, next, pieces);
       offset = next;
     }
-  if (l.map != l.few) {
-    int saved = errno;
-
-    free (l.map);
-    errno = saved;
-  }
+  free_layers (&all);
+  free_layers (&some);
   return r;
 }

@@ -29,7 +29,7 @@ unmap (char *from, char *to)
 }
 
 void *
-pages_alloc (size_t bytes)
+pages_alloc_lazy (size_t bytes)
 {
   size_t len = whole_pages (bytes);
   size_t slack = len >= HUGE_PAGE ? HUGE_PAGE : 0;
@@ -53,9 +53,18 @@ pages_alloc (size_t bytes)
     /* A hint only: without huge pages it is as correct. */
     (void) madvise (start, len, MADV_HUGEPAGE);
   }
-  for (size_t i = 0; i < len; i += PAGE)
-    *(volatile char *) (start + i) = 0;
   return start;
+}
+
+void *
+pages_alloc (size_t bytes)
+{
+  char *area = pages_alloc_lazy (bytes);
+
+  if (area)
+    for (size_t i = 0; i < whole_pages (bytes); i += PAGE)
+      *(volatile char *) (area + i) = 0;
+  return area;
 }
 
 void

@@ -14,6 +14,9 @@
  */
 extern void *pages_alloc (size_t bytes);
 
+/* The same without the prefaulting: takes microseconds whatever the size. */
+extern void *pages_alloc_lazy (size_t bytes);
+
 /* BYTES as they were asked for.  NULL is allowed.  Keeps errno. */
 extern void pages_free (void *area, size_t bytes);
 

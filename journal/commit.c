@@ -77,8 +77,10 @@ journal_record (struct journal *j, enum journal_kind kind,
   if (r == 0) {
     change_state (j, change, opaque, &state);
     record_encode (j, &j->log.buf[0], kind, &state);
-    r = log_append (j, 1, false);
+    r = log_write (j, 1, false);
   }
+  if (r == 0)
+    r = log_sync (j, 1);
   if (r == 0) {
     pthread_mutex_lock (&j->lock);
     adopt_state_locked (j, &state, kind);
@@ -133,18 +135,44 @@ encode_commit (struct journal *j, const struct journal_commit *commit,
   return 0;
 }
 
+/* Build and write the records of a commit, while the threads push what they
+ * refer to.  ENTRY is filled for a commit.
+ */
+static int
+write_commit (struct journal *j, struct journal_commit *commit, uint64_t epoch,
+              struct sweep *s, struct journal_state *state,
+              struct commit *entry, size_t *n)
+{
+  uint8_t payload[FORMAT_PAYLOAD] = { 0 };
+  bool clean = commit->kind == JOURNAL_REC_CLEAN;
+
+  if (sweep_table (j, s, s->inline_ ? payload : NULL) == -1)
+    return -1;
+  commit->extents = s->extents;
+  commit->bytes = s->bytes;
+  change_state (j, commit->change, commit->opaque, state);
+  if (encode_commit (j, commit, epoch, s, state, n) == -1)
+    return -1;
+  if (s->inline_)
+    memcpy (j->log.buf[*n - 1].payload, payload, s->table_bytes);
+  if (!clean && (commit_of (&j->log.buf[*n - 1], entry) == -1 ||
+                 commits_grow (j) == -1))
+    return -1;
+  return log_write (j, *n, !clean);
+}
+
 static int
 commit_turn (struct journal *j, struct journal_commit *commit,
              struct journal_state *state)
 {
   struct sweep s = { .first = 0 };
   CLEANUP_FREE struct format_run *runs = NULL;
-  uint8_t payload[FORMAT_PAYLOAD];
   bool clean = commit->kind == JOURNAL_REC_CLEAN;
   struct commit entry = { .epoch = 0 };
+  CLEANUP_FREE char *label = NULL;
   uint64_t epoch;
   size_t n;
-  int r;
+  int r, error;
 
   sweep_gather (j, clean ? UINT64_MAX : commit->epoch, &s);
   epoch = clean ? s.last : commit->epoch;
@@ -152,24 +180,22 @@ commit_turn (struct journal *j, struct journal_commit *commit,
   runs = s.runs;
   if (r == -1)
     return -1;
-  memset (payload, 0, sizeof payload);
-  if (push_all (j, !s.inline_) == -1 ||
-      sweep_table (j, &s, s.inline_ ? payload : NULL) == -1)
+
+  /* The record may land before the data: the one sync covers both, and
+   * whoever opens the journal believes neither without the other.
+   */
+  push_begin (j, !s.inline_);
+  r = write_commit (j, commit, epoch, &s, state, &entry, &n);
+  label = entry.label;
+  error = errno;
+  if (push_end (j) == -1)
     return -1;
-  commit->extents = s.extents;
-  commit->bytes = s.bytes;
-  change_state (j, commit->change, commit->opaque, state);
-  if (encode_commit (j, commit, epoch, &s, state, &n) == -1)
-    return -1;
-  if (s.inline_)
-    memcpy (j->log.buf[n - 1].payload, payload, s.table_bytes);
-  if (!clean && (commit_of (&j->log.buf[n - 1], &entry) == -1 ||
-                 commits_grow (j) == -1))
-    return -1;
-  if (log_append (j, n, !clean) == -1) {
-    cleanup_free (&entry.label);
+  if (r == -1) {
+    errno = error;
     return -1;
   }
+  if (log_sync (j, n) == -1)
+    return -1;
 
   SCOPED_LOCK (&j->lock);
   if (clean) {
@@ -180,6 +206,7 @@ commit_turn (struct journal *j, struct journal_commit *commit,
     entry.seq = j->log.seq;
     if (commits_add (j, &entry) == -1)
       abort ();                 /* there is room: commits_grow */
+    label = NULL;
     tables_drop_locked (j, epoch, epoch, !s.inline_ && s.nruns > 0);
   }
   adopt_state_locked (j, state, commit->kind);

@@ -65,7 +65,7 @@ write_first_record (struct journal *j, const struct journal_state *state)
   s.zero_filled = j->virgin;
   memcpy (s.boot_id, j->boot_id, HOST_ID_LEN);
   record_encode (j, &j->log.buf[0], JOURNAL_REC_CREATE, &s);
-  return log_append (j, 1, false);
+  return log_write (j, 1, false) == -1 ? -1 : log_sync (j, 1);
 }
 
 static int

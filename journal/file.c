@@ -109,6 +109,26 @@ damage_note (struct journal *j, const struct journal_damage *d)
   }
 }
 
+/* Sections are short: whoever finds it taken had better spin a little than
+ * go to sleep.
+ */
+static int
+lock_init (pthread_mutex_t *lock)
+{
+  pthread_mutexattr_t attr;
+  int r = pthread_mutexattr_init (&attr);
+
+  if (r != 0)
+    return r;
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+  r = pthread_mutexattr_settype (&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+  if (r == 0)
+    r = pthread_mutex_init (lock, &attr);
+  (void) pthread_mutexattr_destroy (&attr);
+  return r;
+}
+
 struct journal *
 journal_new (const struct io_fs *fs, const char *dir)
 {
@@ -119,7 +139,7 @@ journal_new (const struct io_fs *fs, const char *dir)
   j->fs = fs;
   j->part_runs = FORMAT_RUNS;
   j->ready_head = j->ready_tail = NO_BUFFER;
-  if (pthread_mutex_init (&j->lock, NULL) != 0 ||
+  if (lock_init (&j->lock) != 0 ||
       pthread_cond_init (&j->turn_cond, NULL) != 0 ||
       pthread_cond_init (&j->buffer_cond, NULL) != 0 ||
       pthread_cond_init (&j->work_cond, NULL) != 0 ||

@@ -157,6 +157,8 @@ struct log {
   uint64_t seq;                 /* of the newest record */
   uint64_t durable;             /* records up to here are durable */
   uint32_t prev_crc;            /* of the newest record */
+  uint64_t new_seq;             /* turn: the same of the one that is being written */
+  uint32_t new_crc;
   uint64_t ncommitted;          /* commits that there ever were */
   uint64_t anchor_seq;
   bool anchor_differs;          /* the two slots are not the same yet */
@@ -223,7 +225,8 @@ struct journal {
   unsigned nbuffers, nunbound;
   struct buffer *buffers;
   uint64_t *dirty;              /* bit per buffer: filled but not pushed */
-  struct bits *need;            /* turn: what a commit waits for */
+  struct bits *need;            /* what a commit waits for, of the buffers in ... */
+  unsigned *needed, nneeded;    /* ... this list */
   unsigned hand;                /* where to look for a buffer to reuse */
   int32_t ready_head, ready_tail;
   uint32_t open_chunk;          /* data chunk that is given out from; 0: none */
@@ -296,10 +299,8 @@ extern void poison_locked (struct journal *j, int error);
 extern void push_ready_locked (struct journal *j, int b);
 /* Push one buffer; false when none is waiting.  Releases the lock. */
 extern bool push_one_locked (struct journal *j);
-/* Push all that is filled now (TABLES: tables too) and wait for those who
- * push parts of it.  Has the turn.  -1: EIO.
- */
-extern int push_all (struct journal *j, bool tables);
+extern void push_begin (struct journal *j, bool tables);
+extern int push_end (struct journal *j);
 extern void *push_thread (void *arg);
 
 /* --- table.c, walk.c --- */
@@ -335,6 +336,7 @@ struct table_walk {
   uint64_t items;
   size_t at;                    /* where the item that FN sees begins ... */
   size_t slots;                 /* ... and how long it is */
+  bool malformed;               /* out: it is the table that is bad, and not what FN says */
 };
 
 static inline uint32_t
@@ -390,9 +392,11 @@ extern void log_turn_give_locked (struct journal *j);
 /* Room for N records in log.buf.  Turn. */
 extern int log_reserve (struct journal *j, size_t n);
 /* Append the N records of log.buf, each encoded but for its place in the
- * chain.  One fdatasync.  Turn.  -1: EIO, or ENOSPC (nothing was written).
+ * chain, first without a sync, then with one.  Turn.  SPARE: leave room for
+ * changes of state.  -1: EIO, or ENOSPC (nothing was written).
  */
-extern int log_append (struct journal *j, size_t n, bool spare);
+extern int log_write (struct journal *j, size_t n, bool spare);
+extern int log_sync (struct journal *j, size_t n);
 extern int log_read (struct journal *j, uint64_t seq, struct format_record *rec,
                      uint64_t *offset);
 extern int chain_add (struct journal *j, const struct chain_chunk *c);
@@ -505,6 +509,7 @@ extern char *path_join (const char *dir, const char *name);
 extern void journal_destroy (struct journal *j);
 extern struct journal *journal_new (const struct io_fs *fs, const char *dir);
 extern int takeover (struct journal *j, enum journal_took *took);
+extern int saved_adopt (struct journal *j, const struct table_runs *runs);
 extern void *zero_thread_main (void *arg);
 
 static inline uint64_t

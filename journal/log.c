@@ -338,14 +338,15 @@ write_records (struct journal *j, size_t n, struct chain_chunk *c,
 }
 
 int
-log_append (struct journal *j, size_t n, bool spare)
+log_write (struct journal *j, size_t n, bool spare)
 {
   struct log *log = &j->log;
-  uint64_t seq = log->seq, left;
-  uint32_t prev_crc = log->prev_crc;
+  uint64_t left;
   struct chain_chunk c;
-  int error = 0;
+  int error;
 
+  log->new_seq = log->seq;
+  log->new_crc = log->prev_crc;
   {
     SCOPED_LOCK (&j->lock);
     if (j->failed) {
@@ -355,24 +356,37 @@ log_append (struct journal *j, size_t n, bool spare)
     c = log->chain[log->nchain - 1];
   }
   /* Is there room?  What is checked here cannot fail below. */
-  left = c.first + JOURNAL_CHUNK_BLOCKS - seq - 1;
+  left = c.first + JOURNAL_CHUNK_BLOCKS - log->seq - 1;
   if (next_chunk_find (j) == -1 &&
       (errno != ENOSPC || left <= n + (spare ? SPARE_RECORDS : 0)))
     return -1;
   /* Nothing may be overwritten that only one of the anchors knows to be free. */
   if (log->anchor_differs && anchor_move (j, 0) == -1)
     return -1;
-
-  if (write_records (j, n, &c, &seq, &prev_crc) == -1 || file_sync (j) == -1)
-    error = errno;
+  if (write_records (j, n, &c, &log->new_seq, &log->new_crc) == 0)
+    return 0;
+  error = errno;
   SCOPED_LOCK (&j->lock);
-  if (error) {
+  poison_locked (j, error);
+  errno = EIO;
+  return -1;
+}
+
+int
+log_sync (struct journal *j, size_t n)
+{
+  struct log *log = &j->log;
+  int error = file_sync (j) == -1 ? errno : 0;
+  SCOPED_LOCK (&j->lock);
+
+  if (error)
     poison_locked (j, error);
+  if (j->failed) {
     errno = EIO;
     return -1;
   }
-  log->seq = log->durable = seq;
-  log->prev_crc = prev_crc;
+  log->seq = log->durable = log->new_seq;
+  log->prev_crc = log->new_crc;
   log->ncommitted += record_is_commit (&log->buf[n - 1]);
   return 0;
 }

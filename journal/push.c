@@ -10,6 +10,9 @@
 
 #include "journal/internal.h"
 
+/* So that several hands share what one commit needs. */
+#define PIECE_BLOCKS 64u
+
 /* Nothing may be believed to be on disk any longer. */
 void
 poison_locked (struct journal *j, int error)
@@ -45,14 +48,31 @@ todo_locked (const struct buffer *b)
   return bits_minus (&b->meta->filled, &done);
 }
 
-/* Queue buffer N for the threads if its chunk is closed and wholly filled. */
+/* Does buffer N have something to push before anybody needs it? */
+static bool
+is_worth_it_locked (struct journal *j, const struct buffer *b)
+{
+  struct bits todo;
+
+  if (is_complete_locked (j, b))
+    return true;
+  if (!j->running || b->chunk == 0 ||
+      j->chunks[b->chunk].kind != CHUNK_DATA)
+    return false;
+  todo = todo_locked (b);
+  return bits_count (&todo) >= PIECE_BLOCKS;
+}
+
+/* Queue buffer N for the threads: when its chunk is closed and wholly filled,
+ * and sooner when a fair piece of it is, so that little is left for a commit.
+ */
 void
 push_ready_locked (struct journal *j, int n)
 {
   struct buffer *b = &j->buffers[n];
 
   ASSERT_LOCKED (j);
-  if (b->queued || !is_complete_locked (j, b))
+  if (b->queued || !is_worth_it_locked (j, b))
     return;
   b->queued = true;
   b->next_ready = NO_BUFFER;
@@ -99,6 +119,112 @@ push_blocks_locked (struct journal *j, int n, const struct bits *todo)
   pthread_cond_broadcast (&j->buffer_cond);
 }
 
+/* --- For a commit --- */
+
+/* What is needed of buffer N and not on disk; *TODO: and in nobody's hands. */
+static bool
+is_needed_locked (struct journal *j, unsigned n, struct bits *todo)
+{
+  const struct buffer *b = &j->buffers[n];
+  struct bits missing = bits_minus (&j->need[n], &b->meta->pushed);
+
+  /* The chunk may have been discarded, and the buffer bound to another. */
+  missing = bits_and (&missing, &b->meta->filled);
+  if (b->chunk == 0)
+    missing = (struct bits) { { 0 } };
+  *todo = bits_minus (&missing, &b->pushing);
+  j->need[n] = missing;
+  return !bits_empty (&missing);
+}
+
+/* Leave no more than PIECE_BLOCKS of TODO. */
+static void
+cut_piece (struct bits *todo)
+{
+  unsigned i = 0, count, left = PIECE_BLOCKS;
+
+  for (; (count = bits_run (todo, &i)) > 0; i += count) {
+    unsigned take = MIN (count, left);
+
+    bits_clear (todo, i + take, count - take);
+    left -= take;
+  }
+}
+
+/* Push a piece of what a commit needs.  1; 0 when the rest is in others'
+ * hands; -1 when there is no rest.  Releases the lock when it returns 1.
+ */
+static int
+push_needed_locked (struct journal *j)
+{
+  int r = -1;
+
+  ASSERT_LOCKED (j);
+  for (unsigned i = 0; i < j->nneeded; ) {
+    unsigned n = j->needed[i];
+    struct bits todo;
+
+    if (!is_needed_locked (j, n, &todo)) {
+      j->needed[i] = j->needed[--j->nneeded];
+      continue;
+    }
+    if (!bits_empty (&todo)) {
+      if (j->running)
+        cut_piece (&todo);
+      push_blocks_locked (j, n, &todo);
+      return 1;
+    }
+    r = 0;
+    i++;
+  }
+  return r;
+}
+
+/* Begin to push all that is filled now (TABLES: tables too): the threads help.
+ * Turn.  To be followed by push_end.
+ */
+void
+push_begin (struct journal *j, bool tables)
+{
+  SCOPED_LOCK (&j->lock);
+
+  j->nneeded = 0;
+  for (unsigned w = 0; w <= j->nbuffers / 64; w++) {
+    for (uint64_t bits = j->dirty[w]; bits != 0; bits &= bits - 1) {
+      unsigned n = w * 64 + __builtin_ctzll (bits);
+      const struct buffer *b = &j->buffers[n];
+
+      if (b->chunk == 0 ||
+          (!tables && j->chunks[b->chunk].kind == CHUNK_TABLE))
+        continue;
+      j->need[n] = bits_minus (&b->meta->filled, &b->meta->pushed);
+      j->needed[j->nneeded++] = n;
+    }
+  }
+  if (j->nneeded > 0 && j->running)
+    pthread_cond_broadcast (&j->work_cond);
+}
+
+/* Help, and wait until it is all on its way to the disk.  -1: EIO. */
+int
+push_end (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+  int r;
+
+  while (j->failed == 0 && (r = push_needed_locked (j)) != -1)
+    if (r == 0)
+      pthread_cond_wait (&j->buffer_cond, &j->lock);
+  j->nneeded = 0;
+  if (j->failed) {
+    errno = EIO;
+    return -1;
+  }
+  return 0;
+}
+
+/* --- For everybody else --- */
+
 bool
 push_one_locked (struct journal *j)
 {
@@ -112,8 +238,8 @@ push_one_locked (struct journal *j)
     if (j->ready_head == NO_BUFFER)
       j->ready_tail = NO_BUFFER;
     b->queued = false;
-    if (!is_complete_locked (j, b))
-      continue;                 /* it was bound to something else since */
+    if (!is_worth_it_locked (j, b))
+      continue;                 /* a commit came first, or it was bound anew */
     todo = todo_locked (b);
     if (bits_empty (&todo))
       continue;
@@ -130,66 +256,9 @@ push_thread (void *arg)
   SCOPED_LOCK (&j->lock);
 
   while (!j->stopping) {
-    if (!push_one_locked (j))
+    if (j->failed ||
+        (push_needed_locked (j) != 1 && !push_one_locked (j)))
       pthread_cond_wait (&j->work_cond, &j->lock);
   }
   return NULL;
-}
-
-/* Of buffer N, the blocks in NEED that are not on disk yet. */
-static struct bits
-missing_locked (struct journal *j, unsigned n)
-{
-  return bits_minus (&j->need[n], &j->buffers[n].meta->pushed);
-}
-
-int
-push_all (struct journal *j, bool tables)
-{
-  SCOPED_LOCK (&j->lock);
-  bool waiting = true, moved;
-
-  memset (j->need, 0, j->nbuffers * sizeof *j->need);
-  for (unsigned n = 0; n < j->nbuffers; n++) {
-    const struct buffer *b = &j->buffers[n];
-
-    if ((j->dirty[n / 64] >> (n % 64) & 1) == 0 || b->chunk == 0 ||
-        (!tables && j->chunks[b->chunk].kind == CHUNK_TABLE))
-      continue;
-    j->need[n] = bits_minus (&b->meta->filled, &b->meta->pushed);
-  }
-
-  /* While blocks are needed their buffer keeps its chunk, but for one that
-   * was discarded or forgotten meanwhile: then it has no blocks to push either.
-   */
-  while (waiting) {
-    waiting = moved = false;
-    for (unsigned n = 0; n < j->nbuffers; n++) {
-      struct buffer *b = &j->buffers[n];
-      struct bits todo;
-
-      if (bits_empty (&j->need[n]))
-        continue;
-      if (j->failed) {
-        errno = EIO;
-        return -1;
-      }
-      todo = bits_minus (&j->need[n], &b->pushing);
-      todo = bits_minus (&todo, &b->meta->pushed);
-      todo = bits_and (&todo, &b->meta->filled);
-      if (!bits_empty (&todo)) {
-        push_blocks_locked (j, n, &todo);
-        moved = true;           /* the lock was released: look again */
-      }
-      todo = missing_locked (j, n);
-      todo = bits_and (&todo, &b->meta->filled);
-      if (bits_empty (&todo))
-        j->need[n] = todo;
-      else
-        waiting = true;
-    }
-    if (waiting && !moved && j->failed == 0)
-      pthread_cond_wait (&j->buffer_cond, &j->lock);
-  }
-  return 0;
 }

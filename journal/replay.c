@@ -71,7 +71,7 @@ walk_stream (struct journal *j, struct replay *r, struct journal_damage *damage)
     if (p == NULL)
       return -1;
     ret = table_walk_bytes (&walk, p, get32 (s.runs[i].bytes), false, &offset);
-    if (ret == -1 && errno == EBADMSG)
+    if (ret == -1 && errno == EBADMSG && walk.malformed)
       damage_set (damage, "journal",
                   block_offset (get32 (s.runs[i].block)) + offset, 0,
                   "a table descriptor does not verify");

@@ -21,16 +21,23 @@ saved_item (void *opaque, const struct table_item *item)
   return 0;
 }
 
-/* The tables of a clean stop become the stream of this process.  Its data
- * stays where it is.
+/* The tables of a clean stop become the stream of this process: where they are,
+ * so that no room is needed for another copy, or, from within the record, in a new
+ * chunk.  The data stays where it is.
  */
 static int
 saved_load (struct journal *j)
 {
-  struct journal_damage damage;
+  struct table_runs runs;
+  int r;
 
-  return table_walk_record (j, j->log.saved_seq, j->log.saved_nparts, 0,
-                            saved_item, j, &damage);
+  if (table_runs_read (j, j->log.saved_seq, j->log.saved_nparts, 0, &runs,
+                       NULL) == -1)
+    return -1;
+  r = runs.inline_ ? table_runs_walk (j, &runs, 0, saved_item, j, NULL) :
+      runs.nruns > 0 ? saved_adopt (j, &runs) : 0;
+  cleanup_free (&runs.runs);
+  return r;
 }
 
 int
@@ -42,12 +49,15 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   assert (!j->started);
   *took = JOURNAL_TOOK_NOTHING;
   j->shared = shared;
-  if (staging_open (j, buffer, &found) == -1)
-    return mcerror_set (err, MCEXIT_USAGE,
-                        "cannot get %llu bytes of %s memory for buffers: %m; "
-                        "make buffer= smaller%s", (unsigned long long) buffer,
-                        shared ? "shared" : "private",
-                        shared ? " or /dev/shm larger" : "");
+  if (staging_open (j, buffer, &found) == -1) {
+    mcerror_set (err, MCEXIT_USAGE,
+                 "cannot get %llu bytes of %s memory for buffers: %m; make "
+                 "buffer= smaller%s", (unsigned long long) buffer,
+                 shared ? "shared" : "private",
+                 shared ? " or /dev/shm larger" : "");
+    staging_close (j, false);
+    return -1;
+  }
   if (found && takeover (j, took) == -1)
     goto fail;
   if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {

@@ -205,7 +205,7 @@ chunk_claim (struct journal *j, uint32_t c, enum chunk_kind kind,
 }
 
 /* Chunks are looked at in slices, so that nobody waits for a scan of them all. */
-#define SLICE 4096u
+#define SLICE 1024u
 
 int
 journal_forget (struct journal *j, uint64_t epoch)

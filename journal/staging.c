@@ -65,7 +65,9 @@ region_buffers (struct journal *j, unsigned n)
   j->buffers = calloc (n, sizeof *j->buffers);
   j->dirty = calloc (n / 64 + 1, sizeof *j->dirty);
   j->need = calloc (n, sizeof *j->need);
-  if (j->buffers == NULL || j->dirty == NULL || j->need == NULL)
+  j->needed = calloc (n, sizeof *j->needed);
+  if (j->buffers == NULL || j->dirty == NULL || j->need == NULL ||
+      j->needed == NULL)
     return -1;
   j->nbuffers = j->nunbound = n;
   for (unsigned b = 0; b < n; b++) {
@@ -234,21 +236,22 @@ staging_close (struct journal *j, bool end)
 {
   char name[64];
 
-  if (j->region == NULL)
-    return;
-  if (j->shared && end) {
+  if (j->region && j->shared && end) {
     region_name (j, name);
     /* Nobody would believe it anyhow: the newest record says so. */
     (void) shm_unlink (name);
   }
-  munmap (j->region, j->region_size);
+  if (j->region)
+    munmap (j->region, j->region_size);
   free (j->buffers);
   free (j->dirty);
   free (j->need);
+  free (j->needed);
   j->region = NULL;
   j->buffers = NULL;
   j->dirty = NULL;
   j->need = NULL;
+  j->needed = NULL;
   j->nbuffers = j->nunbound = 0;
 }
 
@@ -340,8 +343,7 @@ buffer_filled_locked (struct journal *j, int n, unsigned from, unsigned count)
   ASSERT_LOCKED (j);
   bits_set (&b->meta->filled, from, count);
   j->dirty[n / 64] |= UINT64_C (1) << (n % 64);
-  if (j->chunks[b->chunk].closed)
-    push_ready_locked (j, n);
+  push_ready_locked (j, n);
 }
 
 void

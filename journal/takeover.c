@@ -237,10 +237,6 @@ adopt_buffers (struct takeover *t)
 {
   struct journal *j = t->j;
 
-  for (uint64_t serial = t->first; serial <= t->last; serial++) {
-    j->chunks[t->chain[serial - t->first]].stream = true;
-    j->tab.chunks[serial - t->first] = t->chain[serial - t->first];
-  }
   for (unsigned n = 0; n < j->nbuffers; n++) {
     struct buffer *b = &j->buffers[n];
     uint32_t c = b->meta->chunk;
@@ -279,11 +275,61 @@ adopt_buffers (struct takeover *t)
   }
 }
 
+/* Room for the chain in the ring of the stream. */
+static int
+stream_grow (struct takeover *t)
+{
+  struct tables *tab = &t->j->tab;
+  size_t cap = t->last - t->first + 1 + READY_MAX + 1;
+  uint32_t *chunks;
+
+  assert (tab->nchunks == 0);
+  if (tab->chunks_cap >= cap)
+    return 0;
+  chunks = realloc (tab->chunks, cap * sizeof *chunks);
+  if (chunks == NULL)
+    return -1;
+  tab->chunks = chunks;
+  tab->chunks_cap = cap;
+  return 0;
+}
+
+/* The chain is the stream of this process. */
+static void
+adopt_stream_locked (struct takeover *t)
+{
+  struct journal *j = t->j;
+
+  j->tab.chunks_head = 0;
+  j->tab.nchunks = t->last - t->first + 1;
+  for (size_t i = 0; i < j->tab.nchunks; i++) {
+    j->chunks[t->chain[i]].stream = true;
+    j->tab.chunks[i] = t->chain[i];
+  }
+  j->tab.first_serial = t->first;
+  j->tab.last_chunk = t->chain[j->tab.nchunks - 1];
+  /* The next publication opens a chunk; up to there it is all padding. */
+  j->tab.mark = (t->last + 1) * FORMAT_CHUNK_SLOTS;
+}
+
+static void
+publish_mark_locked (struct takeover *t)
+{
+  struct journal *j = t->j;
+  uint64_t epoch = 0;
+
+  if (j->tab.nepochs > 0)
+    epoch = tables_epoch_locked (j, j->tab.nepochs - 1)->epoch;
+  if (j->region->open_epoch < epoch)
+    __atomic_store_n (&j->region->open_epoch, epoch, __ATOMIC_RELAXED);
+  __atomic_store_n (&j->region->mark, j->tab.mark, __ATOMIC_RELEASE);
+  tables_drop_locked (j, 0, 0, false);
+}
+
 static int
 take (struct takeover *t)
 {
   struct journal *j = t->j;
-  uint64_t n;
 
   if (t->mark == 0) {
     /* Nothing was ever published; but buffers may be bound. */
@@ -295,30 +341,14 @@ take (struct takeover *t)
     t->start = FORMAT_CHUNK_SLOTS + FORMAT_BLOCK_SLOTS;
   if (t->start > t->mark || t->start % FORMAT_BLOCK_SLOTS != 0)
     return bad ();
-  if (read_buffers (t) == -1 || find_chain (t) == -1)
-    return -1;
-  n = t->last - t->first + 1;
-  if (j->tab.chunks_cap < n + READY_MAX + 1) {
-    uint32_t *chunks = realloc (j->tab.chunks,
-                                (n + READY_MAX + 1) * sizeof *chunks);
-
-    if (chunks == NULL)
-      return -1;
-    j->tab.chunks = chunks;
-    j->tab.chunks_cap = n + READY_MAX + 1;
-  }
-  if (walk_chain (t) == -1 || check_images (t) == -1)
+  if (read_buffers (t) == -1 || find_chain (t) == -1 ||
+      stream_grow (t) == -1 || walk_chain (t) == -1 || check_images (t) == -1)
     return -1;
 
   SCOPED_LOCK (&j->lock);
+  adopt_stream_locked (t);
   adopt_buffers (t);
-  j->tab.first_serial = t->first;
-  j->tab.nchunks = n;
-  j->tab.last_chunk = t->chain[n - 1];
-  /* The next publication opens a chunk; up to there it is all padding. */
-  j->tab.mark = (t->last + 1) * FORMAT_CHUNK_SLOTS;
-  __atomic_store_n (&j->region->mark, j->tab.mark, __ATOMIC_RELEASE);
-  tables_drop_locked (j, 0, 0, false);
+  publish_mark_locked (t);
   return 0;
 }
 
@@ -364,4 +394,101 @@ takeover (struct journal *j, enum journal_took *took)
     return -1;
   *took = JOURNAL_TOOK_BAD;
   return give_up (j);
+}
+
+/* --- What a clean stop saved --- */
+
+/* The table chunks that RUNS lie in, as a piece of stream. */
+static int
+runs_chain (struct takeover *t, const struct table_runs *runs)
+{
+  struct journal *j = t->j;
+  CLEANUP_FREE uint8_t *mem = aligned_blocks (JOURNAL_BLOCK);
+  uint64_t serial = 0;
+
+  if (mem == NULL)
+    return -1;
+  t->chain = calloc (runs->nruns, sizeof *t->chain);
+  t->bound = malloc (j->nchunks * sizeof *t->bound);
+  if (t->chain == NULL || t->bound == NULL)
+    return -1;
+  for (uint32_t c = 0; c < j->nchunks; c++)
+    t->bound[c] = NO_BUFFER;
+  for (size_t i = 0; i < runs->nruns; i++) {
+    uint32_t block = get32 (runs->runs[i].block), c = chunk_of (block);
+    uint32_t first = block % JOURNAL_CHUNK_BLOCKS;
+    uint64_t slots = get32 (runs->runs[i].bytes) / FORMAT_SLOT;
+    uint64_t slot = (uint64_t) first * FORMAT_BLOCK_SLOTS;
+
+    if (file_read (j, mem, JOURNAL_BLOCK, (uint64_t) c * JOURNAL_CHUNK) == -1)
+      return bad ();
+    if (i == 0) {
+      serial = get64 (((const struct format_table *) mem)->serial);
+      t->first = serial;
+      t->start = serial * FORMAT_CHUNK_SLOTS + slot;
+    }
+    else if (serial++, first != 1)
+      return bad ();            /* all but padding in between is listed */
+    if (first == 0 || serial == 0 || !is_table (j, c, mem, serial))
+      return bad ();
+    t->chain[i] = c;
+    t->last = serial;
+    t->mark = serial * FORMAT_CHUNK_SLOTS + slot + slots;
+  }
+  return 0;
+}
+
+/* The last chunk gets a buffer: whoever takes over from us must find zeroes
+ * behind what was saved, in the file there is anything.
+ */
+static int
+load_last (struct takeover *t)
+{
+  struct journal *j = t->j;
+  uint32_t c = t->chain[t->last - t->first];
+  uint64_t end = t->mark - t->last * FORMAT_CHUNK_SLOTS;
+  unsigned used = DIV_UP (end, FORMAT_BLOCK_SLOTS);
+  struct buffer *b;
+  int n;
+
+  pthread_mutex_lock (&j->lock);
+  n = buffer_take_locked (j);
+  pthread_mutex_unlock (&j->lock);
+  if (n == -1)
+    return -1;
+  b = &j->buffers[n];
+  if (file_read (j, b->mem, (size_t) used * JOURNAL_BLOCK,
+                 (uint64_t) c * JOURNAL_CHUNK) == -1)
+    return bad ();
+  memset (b->mem + end * FORMAT_SLOT, 0,
+          (FORMAT_CHUNK_SLOTS - end) * FORMAT_SLOT);
+
+  SCOPED_LOCK (&j->lock);
+  buffer_bind_locked (j, n, c);
+  bits_set (&b->meta->pushed, 0, used);
+  buffer_filled_locked (j, n, 0, JOURNAL_CHUNK_BLOCKS);
+  chunk_close_locked (j, c, JOURNAL_CHUNK_BLOCKS);
+  t->bound[c] = n;
+  return 0;
+}
+
+/* Make the tables that a CLEAN record refers to the stream of this process,
+ * where they are.  The region is a fresh one, and nobody's yet.
+ */
+int
+saved_adopt (struct journal *j, const struct table_runs *runs)
+{
+  struct takeover t = { .j = j, .settled = newest_settled (j) };
+  int r = -1;
+
+  if (runs_chain (&t, runs) == 0 && stream_grow (&t) == 0 &&
+      load_last (&t) == 0 && walk_chain (&t) == 0) {
+    SCOPED_LOCK (&j->lock);
+    adopt_stream_locked (&t);
+    publish_mark_locked (&t);
+    r = 0;
+  }
+  cleanup_free (&t.bound);
+  cleanup_free (&t.chain);
+  return r;
 }

@@ -97,6 +97,7 @@ table_walk_bytes (struct table_walk *walk, const void *p, size_t len,
   return 0;
 
  bad:
+  walk->malformed = true;
   errno = EBADMSG;
   return -1;
 }
@@ -189,7 +190,7 @@ table_runs_walk (struct journal *j, const struct table_runs *runs,
     if (table_walk_bytes (&walk, runs->payload, runs->bytes, true,
                           &offset) == 0)
       return 0;
-    if (errno == EBADMSG)
+    if (errno == EBADMSG && walk.malformed)
       damage_set (damage, "journal", 0, checkpoint,
                   "the table within a record is not well-formed");
     return -1;
@@ -209,7 +210,7 @@ table_runs_walk (struct journal *j, const struct table_runs *runs,
     }
     crc = crc32c (mem, bytes, crc);
     if (table_walk_bytes (&walk, mem, bytes, false, &offset) == -1) {
-      if (errno == EBADMSG)
+      if (errno == EBADMSG && walk.malformed)
         damage_set (damage, "journal", off + offset, checkpoint,
                     "a table descriptor does not verify");
       return -1;

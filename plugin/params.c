@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "config.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -96,6 +97,12 @@ set_size (const char *key, const char *value, int64_t min, int64_t *result)
                                         !strchr ("bBkKmMgGtTpPeEsS", value[digits])))) {
     nbdkit_error ("%s=%s: not a size: a number is needed, with K, M, G or T behind it if you like",
                   key, value);
+    return -1;
+  }
+  errno = 0;
+  (void) strtoimax (value, NULL, 10);
+  if (errno == ERANGE) {
+    nbdkit_error ("%s=%s: far too large", key, value);
     return -1;
   }
   n = nbdkit_parse_size (value);

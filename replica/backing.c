@@ -71,6 +71,22 @@ take_locks (struct backing *b, struct mcerror *err)
                       b->path);
 }
 
+/* Durable, and so is its name: the journal will rely on it. */
+static int
+give_size (struct backing *b, uint64_t size)
+{
+  CLEANUP_FREE char *dir = strdup (b->path);
+  char *slash = dir ? strrchr (dir, '/') : NULL;
+
+  if (dir == NULL)
+    return -1;
+  if (slash)
+    slash[slash == dir] = '\0';
+  if (io_truncate (b->file, size) == -1 || io_fdatasync (b->file) == -1)
+    return -1;
+  return io_sync_dir (b->file->fs, slash ? dir : ".");
+}
+
 static int
 open_image (struct backing *b, const struct io_fs *fs, bool create,
             uint64_t size, struct mcerror *err)
@@ -95,7 +111,7 @@ open_image (struct backing *b, const struct io_fs *fs, bool create,
                  &b->file) == -1)
       return mcerror_set (err, MCEXIT_USAGE,
                           "%s: cannot create the backing image: %m", b->path);
-    if (io_truncate (b->file, size) == -1 || io_fdatasync (b->file) == -1) {
+    if (give_size (b, size) == -1) {
       int saved = errno;
       bool stays = io_unlink (fs, b->path) == -1;
 
@@ -112,6 +128,14 @@ open_image (struct backing *b, const struct io_fs *fs, bool create,
     errno = EINVAL;
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: neither a file nor a block device", b->path);
+  }
+  if (create && st.kind == IO_KIND_REGULAR && st.size == 0) {
+    /* Begun by one that was killed, or lost power, before it had its size. */
+    if (give_size (b, size) == -1)
+      return mcerror_set (err, MCEXIT_USAGE,
+                          "%s: cannot give the empty backing image %" PRIu64 " bytes: %m",
+                          b->path, size);
+    st.size = size;
   }
   if (create && (st.kind == IO_KIND_REGULAR ? st.size != size : st.size < size)) {
     errno = EINVAL;

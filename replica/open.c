@@ -48,9 +48,26 @@ absolute (const struct io_fs *fs, const char *path, struct mcerror *err)
   return NULL;
 }
 
+/* Does the image of a disk that lived before fit what the user says of it? */
+static int
+check_existing (const struct replica_disk_params *p, const struct disk *d,
+                struct mcerror *err)
+{
+  if (!p->create || d->size == p->size)
+    return 0;
+  errno = EINVAL;
+  return mcerror_set (err, MCEXIT_USAGE,
+                      "%s: the backing image has %" PRIu64 " bytes, size= says %" PRIu64
+                      ": leave size= out, or restore the image",
+                      backing_path (d->backing), d->size, p->size);
+}
+
+/* Once there is a journal no image is made: a new one, all zeroes, would pass for
+ * what was written out to the one that is missing.
+ */
 static int
 open_disks (struct replica *r, const struct replica_params *params,
-            bool make, struct mcerror *err)
+            bool exists, struct mcerror *err)
 {
   r->disks = calloc (params->ndisks, sizeof *r->disks);
   if (r->disks == NULL)
@@ -70,17 +87,18 @@ open_disks (struct replica *r, const struct replica_params *params,
       errno = ENAMETOOLONG;
       return mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
     }
-    /* The image of a replica that has a life behind it is never made anew. */
-    if (backing_open (params->fs, path, p->create && make, p->size,
-                      &d->backing, err) == -1)
+    if (backing_open (params->fs, path, p->create && !exists, p->size,
+                      &d->backing, err) == -1) {
+      if (exists && errno == ENOENT)
+        return mcerror_set (err, MCEXIT_USAGE,
+                            "%s: the backing image is gone, but the journal %s is there: "
+                            "restore the image, or begin a new replica with another journal=",
+                            path, params->dir);
       return -1;
-    d->size = backing_size (d->backing);
-    if (p->create && d->size != p->size) {
-      errno = EINVAL;
-      return mcerror_set (err, MCEXIT_USAGE,
-                          "%s: the backing image has %" PRIu64 " bytes, size= says %" PRIu64
-                          ": leave size= out", path, d->size, p->size);
     }
+    d->size = backing_size (d->backing);
+    if (exists && check_existing (p, d, err) == -1)
+      return -1;
   }
   return 0;
 }
@@ -161,7 +179,7 @@ replica_open (const struct replica_params *params, struct replica **replica,
     mcerror_set (err, MCEXIT_USAGE, "%s: cannot look for a journal: %m", params->dir);
     goto error;
   }
-  if (open_disks (r, params, !exists, err) == -1)
+  if (open_disks (r, params, exists, err) == -1)
     goto error;
   if (!exists && replica_create (r, params, err) == -1)
     goto error;

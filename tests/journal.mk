@@ -16,6 +16,8 @@ TESTS += unit/test-journal-basic
 unit_test_journal_basic_SOURCES = \
 	unit/simdisk.c \
 	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
 	unit/test-journal-basic.c \
 	$(journal_test_help) \
 	$(NULL)
@@ -43,6 +45,8 @@ TESTS += unit/test-journal-damage
 unit_test_journal_damage_SOURCES = \
 	unit/simdisk.c \
 	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
 	unit/test-journal-damage.c \
 	$(journal_test_help) \
 	$(NULL)
@@ -59,6 +63,8 @@ EXTRA_DIST += unit/journal-format-1.golden
 unit_test_journal_format_SOURCES = \
 	unit/simdisk.c \
 	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
 	unit/test-journal-format.c \
 	$(journal_test_help) \
 	$(NULL)

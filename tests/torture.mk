@@ -16,11 +16,14 @@ unit_test_replica_torture_SOURCES = \
 	$(NULL)
 unit_test_replica_torture_LDFLAGS = \
 	$(AM_LDFLAGS) \
+	-Wl,--wrap=calloc \
+	-Wl,--wrap=free \
 	-Wl,--wrap=host_boot_id \
 	-Wl,--wrap=host_monotonic_ns \
 	-Wl,--wrap=host_random \
 	-Wl,--wrap=host_time_ns \
 	-Wl,--wrap=journal_start \
+	-Wl,--wrap=map_new \
 	-Wl,--wrap=mmap \
 	-Wl,--wrap=munmap \
 	$(NULL)

@@ -202,12 +202,20 @@ check_empty_at (const struct model *model, const struct map *m, unsigned w)
   unsigned block = unit_random (MODEL_BLOCKS);
   unsigned n = unit_random (MIN (MODEL_BLOCKS - block,
                                  unit_chance (50) ? 3 : MODEL_BLOCKS) + 1);
+  bool may_trim;
 
   if (map_is_empty_at (m, model_window[w].disk,
                        model_window[w].sector / MAP_BLOCK_SECTORS + block, n))
     for (unsigned s = block * MAP_BLOCK_SECTORS;
          s < (block + n) * MAP_BLOCK_SECTORS; s++)
       EXPECT (model->cell[w][s].kind == CELL_NONE);
+  if (map_is_zero_at (m, model_window[w].disk,
+                      model_window[w].sector / MAP_BLOCK_SECTORS + block, n,
+                      &may_trim))
+    for (unsigned s = block * MAP_BLOCK_SECTORS;
+         s < (block + n) * MAP_BLOCK_SECTORS; s++)
+      EXPECT (model->cell[w][s].kind == CELL_ZERO &&
+              model->cell[w][s].may_trim == may_trim);
 }
 
 void

@@ -183,12 +183,14 @@ sim_pwritev (struct io_file *file, const struct iovec *iov, int n, uint64_t off)
   struct inode *i = inode_of (file);
   bool fail = before (s, SIMDISK_WRITE) == -1;
   SCOPED_LOCK (&s->lock);
-  size_t len = 0, max = s->short_len ? s->short_len : SIZE_MAX;
+  /* What is cut short ends with a sector. */
+  size_t len = 0, cut = off % SIMDISK_SECTOR;
+  size_t max = s->short_len ? s->short_len - cut : SIZE_MAX;
 
   if (fail) {
     if (!s->torn)
       return -1;
-    max = SIMDISK_SECTOR;       /* some of it may have got through */
+    max = SIMDISK_SECTOR - cut; /* some of it may have got through */
   }
   for (int k = 0; k < n && len < max; k++) {
     size_t part = MIN (iov[k].iov_len, max - len);

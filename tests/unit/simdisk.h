@@ -46,7 +46,7 @@ extern struct simdisk *simdisk_crash (struct simdisk *s, enum simdisk_crash how,
 extern void simdisk_fail (struct simdisk *s, uint64_t count, int error,
                           bool sticky);
 
-/* Let writes take at most LEN bytes at a time (0: no limit). */
+/* Let writes take at most LEN bytes at a time, whole sectors (0: no limit). */
 extern void simdisk_short (struct simdisk *s, size_t len);
 
 /* A failed write leaves its first sector behind, and a failed sync loses what

@@ -285,6 +285,48 @@ START_TEST (clean_stop)
 }
 END_TEST
 
+/* A journal full of speculation, tables and all, is saved and found again. */
+START_TEST (clean_stop_full)
+{
+  struct journal_commit clean = { .kind = JOURNAL_REC_CLEAN,
+                                  .change = set_clean };
+  struct simdisk *sim = simdisk_new ();
+  uint64_t disk[HELP_DISK_BLOCKS], open_epoch;
+  struct help s;
+
+  help_init (&s, simdisk_fs (sim), 16 * MIB);
+  help_create (&s);
+  help_open (&s, 8 * MIB, false);
+  for (unsigned i = 0; i < (_i ? 500 : 2); i++)
+    ck_assert_int_eq (help_write (&s, i, 1), 0);
+  for (unsigned i = 0; help_zero (&s, 500 + i % 12, 1) == 0; i++)
+    if (i % 1000 == 0)
+      (void) help_seal (&s);
+  ck_assert_int_eq (errno, ENOSPC);
+  (void) help_seal (&s);
+  for (unsigned lap = 0; lap < 3; lap++) {
+    ck_assert_int_eq (journal_do_commit (s.j, &clean), 0);
+    open_epoch = s.epoch;
+    help_close (&s, true);
+    help_open (&s, 8 * MIB, false);
+    ck_assert_int_eq (s.took, JOURNAL_TOOK_SAVED);
+    memset (disk, 0, sizeof disk);
+    ck_assert_int_eq (help_replay_uncommitted (&s, disk, &s.epoch), 0);
+    ck_assert_mem_eq (disk, s.now, sizeof disk);
+    ck_assert_uint_ge (s.epoch, open_epoch - 1);
+    s.epoch = open_epoch;
+  }
+  ck_assert_int_eq (help_record (&s, JOURNAL_REC_DIRTY, make_dirty), 0);
+  ck_assert_int_eq (help_commit (&s, s.epoch / 2, NULL), 0);
+  ck_assert_int_eq (help_commit (&s, help_seal (&s), NULL), 0);
+  ck_assert_int_eq (help_watermark (&s, s.checkpoint), 0);
+  for (unsigned i = 0; i < 500; i++)
+    ck_assert_int_eq (help_write (&s, i, 1), 0);
+  help_close (&s, true);
+  simdisk_free (sim);
+}
+END_TEST
+
 /* The chain of records over many chunks; and what happens when it is full. */
 START_TEST (many_records)
 {
@@ -403,6 +445,7 @@ main (void)
   tcase_add_loop_test (t, threads_and_laps, 0, 2);
   tcase_add_test (t, full_and_recover);
   tcase_add_loop_test (t, clean_stop, 0, 2);
+  tcase_add_loop_test (t, clean_stop_full, 0, 2);
   tcase_add_test (t, many_records);
   tcase_add_test (t, promote_back);
   suite_add_tcase (s, t);

@@ -230,6 +230,58 @@ START_TEST (spilled)
 }
 END_TEST
 
+static void
+set_clean (struct journal_state *state, void *opaque)
+{
+  state->clean = true;
+  state->epoch = *(uint64_t *) opaque;
+}
+
+static void
+set_dirty (struct journal_state *state)
+{
+  state->clean = false;
+}
+
+/* Saved by a clean stop, gone on with, and then killed. */
+START_TEST (saved_then_killed)
+{
+  struct journal_commit clean = { .kind = JOURNAL_REC_CLEAN,
+                                  .change = set_clean, .opaque = &w->h.epoch };
+
+  for (unsigned lap = 0; lap < 6; lap++) {
+    uint64_t epoch;
+
+    help_open (&w->h, 8 * MIB, true);
+    ck_assert_int_eq (w->h.took, lap ? JOURNAL_TOOK_SAVED :
+                      JOURNAL_TOOK_NOTHING);
+    ck_assert_int_eq (help_record (&w->h, JOURNAL_REC_DIRTY, set_dirty), 0);
+    for (unsigned i = lap == 3 ? 3 : 200; i > 0; i--)
+      ck_assert_int_eq (help_write (&w->h, help_below (480), 1 + i % 30), 0);
+    if (lap % 2) {
+      (void) help_seal (&w->h);
+      ck_assert_int_eq (help_write (&w->h, help_below (480), 30), 0);
+    }
+    epoch = w->h.epoch;
+    crash ();
+    for (unsigned again = 0; again < 2; again++) {
+      help_open (&w->h, 8 * MIB, true);
+      ck_assert_int_eq (w->h.took, JOURNAL_TOOK_SHARED);
+      w->h.epoch = epoch;
+      check_world ();
+      ck_assert_int_eq (help_write (&w->h, 500, 1), 0);
+      if (lap % 3 == again)
+        ck_assert_int_eq (help_commit (&w->h, help_seal (&w->h), NULL), 0);
+      epoch = w->h.epoch;
+      if (again == 0)
+        crash ();
+    }
+    ck_assert_int_eq (journal_do_commit (w->h.j, &clean), 0);
+    help_close (&w->h, true);
+  }
+}
+END_TEST
+
 /* Between the region's instance and the record that raises it. */
 START_TEST (instance_ahead)
 {
@@ -357,6 +409,7 @@ main (void)
   tcase_set_timeout (t, 300);
   tcase_add_loop_test (t, killed, 0, 3);
   tcase_add_test (t, spilled);
+  tcase_add_test (t, saved_then_killed);
   tcase_add_test (t, instance_ahead);
   tcase_add_test (t, flipped);
   suite_add_tcase (s, t);

@@ -396,6 +396,56 @@ START_TEST (test_merge_slices)
 }
 END_TEST
 
+/* The walk over the large one meets the slots in the order in which they lie
+ * in the small one, too: that must not make it one run.  (It took minutes.)
+ */
+START_TEST (test_merge_large)
+{
+  enum { N = 1 << 20 };
+  struct map *newer = map_new (N);
+  size_t cursor = 0;
+
+  EXPECT (newer != NULL);
+  for (uint32_t i = 0; i < N; i++)
+    EXPECT (map_put (newer, 0, (unit_random (N) * N + i) * 8, 8, i) == 0);
+  while (map_merge (map, newer, 1000, &cursor) == 1)
+    ;
+  EXPECT (map_blocks (map) == N);
+  map_free (newer);
+}
+END_TEST
+
+/* What is said to be cheap to skip is skipped. */
+START_TEST (test_skipping)
+{
+  bool may_trim = false;
+
+  EXPECT (map_put (map, 5, 8000000, 8, 1) == 0);
+  EXPECT (!map_is_empty_at (map, 5, 1000000, 1));
+  EXPECT (!map_is_empty_at (map, 5, 999990, 20));
+  EXPECT (!map_is_empty_at (map, 5, 0, UINT64_C (1) << 51));
+  EXPECT (map_is_empty_at (map, 5, 1000001, 3));
+  EXPECT (map_is_empty_at (map, 5, 1000001, 1000000));
+  EXPECT (map_is_empty_at (map, 5, 0, 1000000));
+  EXPECT (map_is_empty_at (map, 4, 0, UINT64_C (1) << 51));
+  EXPECT (map_put (map, 5, 16000000, 8, 1) == 0);
+  EXPECT (map_is_empty_at (map, 5, 1500032, 64));
+  EXPECT (map_is_empty_at (map, 5, 1500032, 640));
+
+  EXPECT (!map_is_zero_at (map, 5, 1500032, 64, &may_trim));
+  EXPECT (map_zero (map, 5, 1000, MODEL_END - 1000, true) == 0);
+  EXPECT (map_put (map, 5, 8000000, 8, 1) == 0);
+  EXPECT (map_is_zero_at (map, 5, 1500032, 64, &may_trim) && may_trim);
+  EXPECT (map_is_zero_at (map, 5, 125, 64, &may_trim));
+  EXPECT (!map_is_zero_at (map, 5, 124, 64, &may_trim));
+  EXPECT (!map_is_zero_at (map, 5, 1000000, 1, &may_trim));
+  EXPECT (!map_is_zero_at (map, 5, 999990, 20, &may_trim));
+  EXPECT (!map_is_zero_at (map, 4, 1500032, 64, &may_trim));
+  EXPECT (!map_is_zero_at (map, 5, 1500032, 0, &may_trim));
+  EXPECT (!map_is_empty_at (map, 5, 1500032, 1));
+}
+END_TEST
+
 int
 main (void)
 {
@@ -414,6 +464,8 @@ main (void)
   tcase_add_test (tc, test_enomem);
   tcase_add_test (tc, test_merge);
   tcase_add_test (tc, test_merge_slices);
+  tcase_add_test (tc, test_merge_large);
+  tcase_add_test (tc, test_skipping);
   suite_add_tcase (s, tc);
   return unit_run (s);
 }

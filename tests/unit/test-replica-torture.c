@@ -10,6 +10,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,6 +46,27 @@ live (struct life_params p)
   return torture_life (&p);
 }
 
+static struct life_params
+crash_params (uint64_t s)
+{
+  return (struct life_params) {
+    .seed = s, .crash = true, .laps = 3, .steps = 150,
+    .short_len = s % 8 == 7 ? 512 * (1 + s % 40) : 0 };
+}
+
+static struct life_params
+threads_params (uint64_t s)
+{
+  return (struct life_params) {
+    .seed = s, .crash = true, .threads = true, .laps = 3, .steps = 60 };
+}
+
+static struct life_params
+fault_params (uint64_t s)
+{
+  return (struct life_params) { .seed = s, .laps = 2, .steps = 40 };
+}
+
 /* By hand: each run is its replay. */
 static void
 power_loss (uint64_t states)
@@ -53,9 +75,7 @@ power_loss (uint64_t states)
 
   torture_test = "power loss";
   for (uint64_t i = 0; seeds ? i < seeds : torture_states - from < states; i++)
-    (void) live ((struct life_params) {
-        .seed = seed + i, .crash = true, .laps = 3, .steps = 150,
-        .short_len = i % 8 == 7 ? 512 * (1 + i % 40) : 0 });
+    (void) live (crash_params (seed + i));
 }
 
 /* With all threads. */
@@ -66,9 +86,7 @@ power_loss_threads (uint64_t states)
 
   torture_test = "power loss with threads";
   for (uint64_t i = 0; seeds ? i < seeds / 8 : torture_states - from < states; i++)
-    (void) live ((struct life_params) {
-        .seed = seed + i, .crash = true, .threads = true, .laps = 3,
-        .steps = 60 });
+    (void) live (threads_params (seed + i));
 }
 
 /* Each operation of a run fails, in each way. */
@@ -82,7 +100,7 @@ faults (uint64_t lives)
 
   torture_test = "faults";
   for (uint64_t i = 0; i < lives; i++) {
-    struct life_params p = { .seed = seed + i, .laps = 2, .steps = 40 };
+    struct life_params p = fault_params (seed + i);
     uint64_t ops = live (p);
 
     for (uint64_t n = 1; n <= ops; n++)
@@ -94,6 +112,36 @@ faults (uint64_t lives)
         torture_faults++;
       }
   }
+}
+
+/* MCBUF_TORTURE_ONLY is "crash", "threads" or "OPERATION,ERRNO,STICKY": that one life; or
+ * "faults": all of one.
+ */
+static bool
+replay (void)
+{
+  const char *only = getenv ("MCBUF_TORTURE_ONLY");
+  struct life_params p = crash_params (seed);
+  unsigned long long n = 0;
+  int error = 0, sticky = 0;
+
+  if (only == NULL || *only == '\0')
+    return false;
+  torture_test = only;
+  if (strcmp (only, "faults") == 0) {
+    faults (1);
+    return true;
+  }
+  if (strcmp (only, "threads") == 0)
+    p = threads_params (seed);
+  else if (sscanf (only, "%llu,%d,%d", &n, &error, &sticky) == 3) {
+    p = fault_params (seed);
+    p.fail_at = n;
+    p.fail_error = error;
+    p.fail_sticky = sticky;
+  }
+  (void) live (p);
+  return true;
 }
 
 int
@@ -110,6 +158,8 @@ main (void)
   printf ("MCBUF_TEST_SEED=%llu\n", (unsigned long long) seed);
   fflush (stdout);
 
+  if (replay ())
+    return 0;
   power_loss (STATES);
   states = torture_states;
   each = seconds ();

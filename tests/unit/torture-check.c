@@ -27,13 +27,15 @@ torture_fail (const char *fmt, ...)
   vfprintf (stderr, fmt, args);
   va_end (args);
   if (l)
-    fprintf (stderr, "\n%s%s, while %s, operation %llu; replay with MCBUF_TEST_SEED=%llu "
-             "(threads %d, failing operation %llu, errno %d%s, short %u)\n",
-             torture_test, l->p.crash ? ", crashes" : "", torture_doing,
+    fprintf (stderr, "\n%s: while %s, operation %llu; replay with MCBUF_TEST_SEED=%llu MCBUF_TORTURE_ONLY=",
+             torture_test, torture_doing,
              (unsigned long long) (l->disk ? simdisk_ops (l->disk) : 0),
-             (unsigned long long) l->p.seed, l->p.threads,
-             (unsigned long long) l->p.fail_at, l->p.fail_error,
-             l->p.fail_sticky ? " for ever" : "", l->p.short_len);
+             (unsigned long long) l->p.seed);
+  if (l && l->p.fail_at)
+    fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fail_at,
+             l->p.fail_error, l->p.fail_sticky);
+  else if (l)
+    fprintf (stderr, "%s\n", l->p.threads ? "threads" : "crash");
   abort ();
 }
 
@@ -87,6 +89,29 @@ torture_contents (const struct life *life, const struct version *got,
         return false;
   }
   return true;
+}
+
+/* For the message: where do the images differ from what is allowed first? */
+static void
+show_difference (const struct life *life, struct simdisk *disk,
+                 const struct outcome *o)
+{
+  for (unsigned d = 0; d < life->ndisks; d++) {
+    CLEANUP_FREE uint8_t *got = malloc (life->size[d]);
+    uint64_t first = UINT64_MAX, last = 0, n = 0;
+
+    simdisk_read (disk, life->path[d], got, life->size[d]);
+    for (uint64_t i = 0; i < life->size[d]; i++)
+      if (got[i] != o->base->disk[d][i]) {
+        first = MIN (first, i);
+        last = i;
+        n++;
+      }
+    if (n > 0)
+      fprintf (stderr, "disk %u of %llu bytes: %llu differ, in [%llu, %llu]\n", d,
+               (unsigned long long) life->size[d], (unsigned long long) n,
+               (unsigned long long) first, (unsigned long long) last);
+  }
 }
 
 static void
@@ -151,7 +176,7 @@ static const struct outcome *
 match (const struct life *life, struct simdisk *disk, const struct expect *e,
        const struct answer *a, bool garble)
 {
-  bool id = false;
+  const struct outcome *id = NULL;
 
   for (unsigned i = 0; i < e->n; i++) {
     const struct outcome *o = &e->out[i];
@@ -168,15 +193,17 @@ match (const struct life *life, struct simdisk *disk, const struct expect *e,
     case OUTCOME_CHECKPOINT:
     case OUTCOME_PROMOTED:
       if (a->code == MCEXIT_DONE && a->id == o->id) {
-        id = true;
+        id = o;
         if (torture_images (life, disk, e, o, garble))
           return o;
       }
     }
   }
-  if (id)
-    torture_fail ("recovered to checkpoint %llu, but the images are not it",
-                  (unsigned long long) a->id);
+  if (id) {
+    show_difference (life, disk, id);
+    torture_fail ("recovered to checkpoint %llu, but the images are not it (outcome %d of kind %d, %u late writes)",
+                  (unsigned long long) a->id, (int) (id - e->out), id->kind, e->nlate);
+  }
   torture_fail ("recovery: code %d, checkpoint %llu %s; outcome 1 of %u would be kind %d, checkpoint %llu",
                 a->code, (unsigned long long) a->id, a->text, e->n,
                 e->out[0].kind, (unsigned long long) e->out[0].id);
@@ -188,8 +215,11 @@ struct nested {
   struct simdisk *disk;
   const struct expect *e;
   bool garble;
-  unsigned n, undecided;        /* answers; how many come from before recovery's first sync */
-  bool synced;
+  unsigned syncs;
+  /* Answers; how many come from before its first record was durable: until then what was in flight
+   * may turn up or vanish, even by a sector of that record in the place of an old one.
+   */
+  unsigned n, undecided;
   struct answer answer[MAX_NESTED];
 };
 
@@ -203,8 +233,8 @@ on_nested_op (void *opaque, enum simdisk_op op)
   bool undecided;
   unsigned boot;
 
-  undecided = !x->synced;
-  x->synced |= op == SIMDISK_SYNC;
+  undecided = x->syncs < 2;
+  x->syncs += op == SIMDISK_SYNC;
   if (x->n == MAX_NESTED || host_below (3) != 0)
     return;
   after = simdisk_crash (x->disk, how, host_bits);
@@ -329,7 +359,7 @@ static void
 go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
        enum simdisk_crash how)
 {
-  bool garble = how == SIMDISK_GARBLE;
+  bool garble = life->garbled || how == SIMDISK_GARBLE;
   struct replica *r = torture_open (life, disk, false);
   const struct outcome *o = torture_match (life, r, e);
   struct outcome end = *o;
@@ -409,13 +439,12 @@ torture_check (const struct life *life, struct simdisk *disk,
                const struct expect *e, enum simdisk_crash how)
 {
   unsigned dice = host_below (64);
-  bool garble = how == SIMDISK_GARBLE;
+  bool garble = life->garbled || how == SIMDISK_GARBLE;
   struct nested x;
   const struct outcome *o;
   struct answer a;
 
-  x.n = x.undecided = 0;
-  x.synced = false;
+  x.n = x.undecided = x.syncs = 0;
   if (dice < 4) {
     __atomic_add_fetch (&torture_states, 1, __ATOMIC_RELAXED);
     go_on (life, disk, e, how);

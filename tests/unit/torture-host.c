@@ -34,6 +34,13 @@ extern int __wrap_journal_start (struct journal *j, uint64_t buffer,
                                  bool shared, enum journal_took *took,
                                  struct mcerror *err);
 
+extern struct map *__real_map_new (size_t blocks);
+extern struct map *__wrap_map_new (size_t blocks);
+extern void *__real_calloc (size_t n, size_t size);
+extern void *__wrap_calloc (size_t n, size_t size);
+extern void __real_free (void *p);
+extern void __wrap_free (void *p);
+
 static __thread uint64_t stream;
 static __thread unsigned boot;
 static _Atomic unsigned boots;
@@ -179,6 +186,29 @@ __wrap_munmap (void *addr, size_t len)
     }
   }
   return __real_munmap (addr, len);
+}
+
+/* A map begins small. */
+struct map *
+__wrap_map_new (size_t blocks)
+{
+  return __real_map_new (MIN (blocks, (size_t) 64));
+}
+
+/* Each backing image has a piece of zeroes, which nobody changes: one for all. */
+static uint8_t zeroes[1 << 20];
+
+void *
+__wrap_calloc (size_t n, size_t size)
+{
+  return n * size == sizeof zeroes ? zeroes : __real_calloc (n, size);
+}
+
+void
+__wrap_free (void *p)
+{
+  if (p != zeroes)
+    __real_free (p);
 }
 
 /* Shared memory goes with the power; and little of it will do. */

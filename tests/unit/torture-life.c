@@ -92,6 +92,9 @@ begin (struct life *l, const char *doing)
   SCOPED_LOCK (&l->lock);
 
   torture_doing = doing;
+  if (getenv ("TORTURE_LOG"))
+    fprintf (stderr, "%s: kind %d id %" PRIu64 ", %u late, %s\n", doing, l->cur.kind,
+             l->cur.id, l->nlate, replica_state_word (l->r->state));
   if (l->expect.clean == CLEAN_YES)
     l->expect.clean = CLEAN_MAYBE;
 }
@@ -285,7 +288,8 @@ refused_write (struct life *l)
 {
   enum journal_replica_state state;
 
-  failed (l);
+  if (!l->hole)
+    failed (l);
   if (l->cur.kind == OUTCOME_PROMOTED)
     return;
   l->hole = true;
@@ -760,7 +764,7 @@ come_up (struct life *l, enum simdisk_crash how)
         return true;
       }
     }
-    MUST (torture_contents (l, &got, &e, o, how == SIMDISK_GARBLE),
+    MUST (torture_contents (l, &got, &e, o, l->garbled),
           "the promoted disk is not what it was");
     if (l->late == NULL)
       l->late = calloc (TORTURE_LATE, sizeof *l->late);
@@ -775,6 +779,7 @@ come_up (struct life *l, enum simdisk_crash how)
     MUST (faulty (l), "failed: %s", l->r->reason);
     return true;
   }
+  l->garbled = false;
   settle (l, e.clean == CLEAN_YES && l->r->clean ? CLEAN_YES : CLEAN_NO);
   return true;
 }
@@ -818,6 +823,7 @@ crash (struct life *l)
   l->r = NULL;
   simdisk_free (l->disk);
   l->disk = after;
+  l->garbled = how == SIMDISK_GARBLE;
   simdisk_short (l->disk, l->p.short_len);
   if (how != SIMDISK_KILL) {
     l->boot = host_new_boot ();
@@ -844,7 +850,7 @@ life_begin (struct life *l, const struct life_params *p)
   simdisk_no_zero (l->disk, rnd (l, 2));
   if (p->fail_at)
     simdisk_fail (l->disk, p->fail_at, p->fail_error, p->fail_sticky);
-  simdisk_torn (l->disk, rnd (l, 2));
+  simdisk_torn (l->disk, rnd (l, 2) && !getenv ("NO_TORN"));
   l->cur = (struct outcome) { .kind = OUTCOME_ABSENT };
   l->expect.saved = version_copy (l, NULL);
   l->expect.open_epoch = 1;

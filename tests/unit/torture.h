@@ -142,6 +142,7 @@ struct life {
   const struct version *known[TORTURE_CHECKPOINTS];     /* by checkpoint */
   uint64_t rng;                 /* of the requests */
   unsigned boot;
+  bool garbled;                 /* by the last crash */
   bool log_error;
 };
 
