@@ -147,6 +147,7 @@ def _environment():
         if found:
             preload = found
             env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "detect_leaks=0")
+            env["MCBUF_PLAIN_EXIT"] = "1"
             global SLOW, DEADLINE
             SLOW = max(SLOW, 4)
             DEADLINE = 60 * SLOW
@@ -162,6 +163,8 @@ def environment(extra=None, preload=(), ours=True):
     """The environment of a child; OURS: it is nbdkit or a tool of mcbuf."""
     env = dict(ENV, **(extra or {}))
     libs = (list(PRELOAD) if ours else []) + list(preload)
+    if ours and PRELOAD and not preload and os.path.exists(FAULTS):
+        libs.append(FAULTS)             # for MCBUF_PLAIN_EXIT
     if libs:
         env["LD_PRELOAD"] = ":".join(libs)
     return env
