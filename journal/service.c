@@ -40,6 +40,23 @@ saved_load (struct journal *j)
   return r;
 }
 
+/* What was saved turns out not to be whole: start as if there were nothing. */
+static int
+start_over (struct journal *j, uint64_t buffer)
+{
+  bool found;
+
+  staging_close (j, true);
+  tables_free (j);
+  space_free (j);
+  j->log.saved_seq = 0;
+  j->state.clean = false;
+  j->saved_bad = true;
+  if (tables_init (j) == -1 || space_init (j) == -1 || space_claim (j) == -1)
+    return -1;
+  return staging_open (j, buffer, &found);
+}
+
 int
 journal_start (struct journal *j, uint64_t buffer, bool shared,
                enum journal_took *took, struct mcerror *err)
@@ -61,9 +78,12 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   if (found && takeover (j, took) == -1)
     goto fail;
   if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {
-    if (saved_load (j) == -1)
-      goto fail;
     *took = JOURNAL_TOOK_SAVED;
+    if (saved_load (j) == -1) {
+      if (errno != EBADMSG || start_over (j, buffer) == -1)
+        goto fail;
+      *took = JOURNAL_TOOK_BAD;
+    }
   }
   else if (*took == JOURNAL_TOOK_NOTHING && j->saved_bad)
     *took = JOURNAL_TOOK_BAD;
