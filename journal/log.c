@@ -343,6 +343,7 @@ log_write (struct journal *j, size_t n, bool spare)
   struct log *log = &j->log;
   uint64_t left;
   struct chain_chunk c;
+  bool differs;
   int error;
 
   log->new_seq = log->seq;
@@ -354,6 +355,7 @@ log_write (struct journal *j, size_t n, bool spare)
       return -1;
     }
     c = log->chain[log->nchain - 1];
+    differs = log->anchor_differs;
   }
   /* Is there room?  What is checked here cannot fail below. */
   left = c.first + JOURNAL_CHUNK_BLOCKS - log->seq - 1;
@@ -361,7 +363,7 @@ log_write (struct journal *j, size_t n, bool spare)
       (errno != ENOSPC || left <= n + (spare ? SPARE_RECORDS : 0)))
     return -1;
   /* Nothing may be overwritten that only one of the anchors knows to be free. */
-  if (log->anchor_differs && anchor_move (j, 0) == -1)
+  if (differs && anchor_move (j, 0) == -1)
     return -1;
   if (write_records (j, n, &c, &log->new_seq, &log->new_crc) == 0)
     return 0;
