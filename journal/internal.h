@@ -82,8 +82,7 @@ struct staging_header {
 
 /* Before each buffer, a page of it. */
 struct buffer_meta {
-  uint32_t chunk;               /* 0: not bound */
-  uint32_t kind;                /* CHUNK_DATA or CHUNK_TABLE */
+  uint64_t bound;               /* chunk, kind, and a check of both: one word */
   struct bits filled, pushed;
 };
 
@@ -293,6 +292,12 @@ extern bool staging_matches (struct journal *j);
 /* A buffer of one's own.  May release the lock and wait.  -1: EIO. */
 extern int buffer_take_locked (struct journal *j);
 extern void buffer_bind_locked (struct journal *j, int b, uint32_t chunk);
+/* Which chunk META says it is bound to (0: none) and of what kind; -1 when it
+ * says nothing that makes sense.
+ */
+extern int64_t meta_get (const struct buffer_meta *meta, enum chunk_kind *kind);
+extern void meta_set (struct buffer_meta *meta, uint32_t chunk,
+                      enum chunk_kind kind);
 extern void buffer_release_locked (struct journal *j, int b);
 /* Blocks [FROM, FROM + N) of buffer B are as they will stay. */
 extern void buffer_filled_locked (struct journal *j, int b, unsigned from,

@@ -365,6 +365,7 @@ log_write (struct journal *j, size_t n, unsigned keep)
   struct log *log = &j->log;
   uint64_t left;
   struct chain_chunk c;
+  bool differs;
   int error;
 
   log->new_seq = log->seq;
@@ -376,6 +377,7 @@ log_write (struct journal *j, size_t n, unsigned keep)
       return -1;
     }
     c = log->chain[log->nchain - 1];
+    differs = log->anchor_differs;
   }
   /* Is there room?  What is checked here cannot fail below. */
   left = c.first + JOURNAL_CHUNK_BLOCKS - log->seq - 1;
@@ -383,7 +385,7 @@ log_write (struct journal *j, size_t n, unsigned keep)
       (errno != ENOSPC || left <= n + keep))
     return -1;
   /* Nothing may be overwritten that only one of the anchors knows to be free. */
-  if (log->anchor_differs && anchor_move (j, false) == -1)
+  if (differs && anchor_move (j, false) == -1)
     return -1;
   if (write_records (j, n, &c, &log->new_seq, &log->new_crc) == 0)
     return 0;

@@ -40,14 +40,21 @@ saved_load (struct journal *j)
   return r;
 }
 
-static void
-saved_give_up (struct journal *j)
+/* What was saved turns out not to be whole: start as if there were nothing. */
+static int
+start_over (struct journal *j, uint64_t buffer)
 {
-  SCOPED_LOCK (&j->lock);
+  bool found;
 
-  tables_drop_locked (j, UINT64_MAX, 0, false);
+  staging_close (j, true);
+  tables_free (j);
+  space_free (j);
   j->log.saved_seq = 0;
   j->state.clean = false;
+  j->saved_bad = true;
+  if (tables_init (j) == -1 || space_init (j) == -1 || space_claim (j) == -1)
+    return -1;
+  return staging_open (j, buffer, &found);
 }
 
 int
@@ -66,10 +73,10 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
                    j->dir);
     else
       mcerror_set (err, MCEXIT_USAGE,
-                 "cannot get %llu bytes of %s memory for buffers: %m; make "
-                 "buffer= smaller%s", (unsigned long long) buffer,
-                 shared ? "shared" : "private",
-                 shared ? " or /dev/shm larger" : "");
+                   "cannot get %llu bytes of %s memory for buffers: %m; make "
+                   "buffer= smaller%s", (unsigned long long) buffer,
+                   shared ? "shared" : "private",
+                   shared ? " or /dev/shm larger" : "");
     staging_close (j, false);
     return -1;
   }
@@ -78,9 +85,8 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {
     *took = JOURNAL_TOOK_SAVED;
     if (saved_load (j) == -1) {
-      if (errno != EBADMSG)
+      if (errno != EBADMSG || start_over (j, buffer) == -1)
         goto fail;
-      saved_give_up (j);        /* no checkpoint is hurt */
       *took = JOURNAL_TOOK_BAD;
     }
   }

@@ -59,6 +59,36 @@ staging_matches (struct journal *j)
          h->nchunks == j->nchunks;
 }
 
+/* --- Metadata --- */
+
+static uint64_t
+meta_word (uint32_t chunk, enum chunk_kind kind)
+{
+  const uint32_t what[2] = { chunk, kind };
+
+  return chunk | (uint64_t) kind << 32 |
+         (uint64_t) (crc32c (what, sizeof what, 0) & 0xffffff) << 40;
+}
+
+int64_t
+meta_get (const struct buffer_meta *meta, enum chunk_kind *kind)
+{
+  uint64_t word = meta->bound;
+
+  *kind = word >> 32 & 0xff;
+  if (word != meta_word ((uint32_t) word, *kind))
+    return -1;
+  return (uint32_t) word;
+}
+
+void
+meta_set (struct buffer_meta *meta, uint32_t chunk, enum chunk_kind kind)
+{
+  __atomic_store_n (&meta->bound, meta_word (chunk, kind), __ATOMIC_RELEASE);
+}
+
+/* --- The region --- */
+
 static int
 region_buffers (struct journal *j, unsigned n)
 {
@@ -150,6 +180,9 @@ region_find (struct journal *j, const char *name, uint64_t n)
     if (allocate (fd, size) == 0 &&
         (p = region_map (fd, size)) != MAP_FAILED) {
       munmap (j->region, j->region_size);
+      for (uint64_t b = ((struct staging_header *) p)->nbuffers; b < n; b++)
+        meta_set ((struct buffer_meta *) ((uint8_t *) p + JOURNAL_BLOCK +
+                                          b * SLOT_SIZE), 0, CHUNK_FREE);
       j->region = p;
       j->region_size = size;
       __atomic_store_n (&j->region->nbuffers, n, __ATOMIC_RELEASE);
@@ -246,6 +279,7 @@ staging_reset (struct journal *j)
   for (unsigned b = 0; b < j->nbuffers; b++) {
     j->buffers[b].chunk = 0;
     memset (j->buffers[b].meta, 0, sizeof *j->buffers[b].meta);
+    meta_set (j->buffers[b].meta, 0, CHUNK_FREE);
   }
   __atomic_store_n (&h->magic, STAGING_MAGIC, __ATOMIC_SEQ_CST);
 }
@@ -274,7 +308,9 @@ staging_close (struct journal *j, bool end)
   j->dirty = NULL;
   j->need = NULL;
   j->needed = NULL;
-  j->nbuffers = j->nunbound = 0;
+  j->nbuffers = j->nunbound = j->hand = 0;
+  j->ready_head = j->ready_tail = NO_BUFFER;
+  j->open_chunk = 0;
 }
 
 /* --- Buffers --- */
@@ -336,8 +372,7 @@ buffer_bind_locked (struct journal *j, int n, uint32_t c)
   b->bump = 0;
   b->pushing = (struct bits) { { 0 } };
   b->meta->filled = b->meta->pushed = b->pushing;
-  b->meta->kind = j->chunks[c].kind;
-  __atomic_store_n (&b->meta->chunk, c, __ATOMIC_RELEASE);
+  meta_set (b->meta, c, j->chunks[c].kind);
   j->chunks[c].buffer = n;
 }
 
@@ -351,7 +386,7 @@ buffer_release_locked (struct journal *j, int n)
   assert (b->pins == 0 && bits_empty (&b->pushing));
   if (b->chunk != 0)
     j->chunks[b->chunk].buffer = NO_BUFFER;
-  __atomic_store_n (&b->meta->chunk, 0, __ATOMIC_RELEASE);
+  meta_set (b->meta, 0, CHUNK_FREE);
   b->chunk = 0;
   b->taken = false;
   j->dirty[n / 64] &= ~(UINT64_C (1) << (n % 64));

@@ -233,7 +233,7 @@ on_nested_op (void *opaque, enum simdisk_op op)
   bool undecided;
   unsigned boot;
 
-  undecided = x->syncs < 2;
+  undecided = x->syncs < 4;     /* the journal, its directory, its parent; then the record */
   x->syncs += op == SIMDISK_SYNC;
   if (x->n == MAX_NESTED || host_below (3) != 0)
     return;
