@@ -789,15 +789,6 @@ come_up (struct life *l, enum simdisk_crash how)
   return true;
 }
 
-/* The next server of this boot would believe what a failed sync of the journal left in
- * the cache, or in the device's; only the power tells.
- */
-static void
-note_doubt (struct life *l)
-{
-  (void) l;
-}
-
 static void
 stop (struct life *l)
 {
@@ -813,9 +804,7 @@ stop (struct life *l)
     if (l->expect.clean != CLEAN_YES)
       l->expect.clean = CLEAN_MAYBE;
   }
-  note_doubt (l);
   replica_close (l->r);
-
   l->r = NULL;
   if (worth && !l->log_error) {
     if (l->cur.kind == OUTCOME_PROMOTED)
@@ -833,10 +822,6 @@ crash (struct life *l)
   enum simdisk_crash how = rnd (l, SIMDISK_HOWS);
   struct simdisk *after;
 
-  if (l->r)
-    note_doubt (l);
-  if (l->doubt && how == SIMDISK_KILL)
-    how = SIMDISK_NONE;
   after = simdisk_crash (l->disk, how, host_bits);
 
   simdisk_hook (l->disk, NULL, NULL);
@@ -932,7 +917,7 @@ torture_life (const struct life_params *p)
         how = crash (l);
       hook (l);
     }
-    if (l->doubt || !come_up (l, how))
+    if (!come_up (l, how))
       break;
     for (unsigned i = 0; i < p->steps; i++)
       step (l);

@@ -145,7 +145,6 @@ struct life {
   unsigned boot;
   bool garbled;                 /* by the last crash */
   bool log_error;
-  bool doubt;                   /* a sync of the journal failed */
 };
 
 /* Live it.  Returns how many operations the disk saw. */
