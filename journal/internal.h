@@ -299,8 +299,8 @@ extern int64_t meta_get (const struct buffer_meta *meta, enum chunk_kind *kind);
 extern void meta_set (struct buffer_meta *meta, uint32_t chunk,
                       enum chunk_kind kind);
 extern void buffer_release_locked (struct journal *j, int b);
-/* Blocks [FROM, FROM + N) of buffer B are as they will stay. */
-extern void buffer_filled_locked (struct journal *j, int b, unsigned from,
+/* Blocks [FROM, FROM + N) of buffer B are as they will stay.  True: push_wake. */
+extern bool buffer_filled_locked (struct journal *j, int b, unsigned from,
                                   unsigned n);
 /* No more room in chunk C: BUMP blocks are all there will be. */
 extern void chunk_close_locked (struct journal *j, uint32_t c, unsigned bump);
@@ -308,7 +308,10 @@ extern void chunk_close_locked (struct journal *j, uint32_t c, unsigned bump);
 /* --- push.c --- */
 
 extern void poison_locked (struct journal *j, int error);
-extern void push_ready_locked (struct journal *j, int b);
+/* Queue buffer B if it is worth it; true: somebody should be woken. */
+extern bool push_ready_locked (struct journal *j, int b);
+/* With or without the lock; better without. */
+extern void push_wake (struct journal *j);
 /* Push one buffer; false when none is waiting.  Releases the lock. */
 extern bool push_one_locked (struct journal *j);
 extern void push_begin (struct journal *j, bool tables);

@@ -66,14 +66,14 @@ is_worth_it_locked (struct journal *j, const struct buffer *b)
 /* Queue buffer N for the threads: when its chunk is closed and wholly filled,
  * and sooner when a fair piece of it is, so that little is left for a commit.
  */
-void
+bool
 push_ready_locked (struct journal *j, int n)
 {
   struct buffer *b = &j->buffers[n];
 
   ASSERT_LOCKED (j);
   if (b->queued || !is_worth_it_locked (j, b))
-    return;
+    return false;
   b->queued = true;
   b->next_ready = NO_BUFFER;
   if (j->ready_tail == NO_BUFFER)
@@ -81,10 +81,15 @@ push_ready_locked (struct journal *j, int n)
   else
     j->buffers[j->ready_tail].next_ready = n;
   j->ready_tail = n;
-  if (j->running)
-    pthread_cond_signal (&j->work_cond);
-  else
-    pthread_cond_broadcast (&j->buffer_cond);
+  return true;
+}
+
+void
+push_wake (struct journal *j)
+{
+  /* Without threads it is those who wait for a buffer that push. */
+  pthread_cond_signal (&j->work_cond);
+  pthread_cond_broadcast (&j->buffer_cond);
 }
 
 /* Push the blocks TODO of buffer N.  Releases the lock. */

@@ -394,7 +394,7 @@ buffer_release_locked (struct journal *j, int n)
   pthread_cond_broadcast (&j->buffer_cond);
 }
 
-void
+bool
 buffer_filled_locked (struct journal *j, int n, unsigned from, unsigned count)
 {
   struct buffer *b = &j->buffers[n];
@@ -402,7 +402,7 @@ buffer_filled_locked (struct journal *j, int n, unsigned from, unsigned count)
   ASSERT_LOCKED (j);
   bits_set (&b->meta->filled, from, count);
   j->dirty[n / 64] |= UINT64_C (1) << (n % 64);
-  push_ready_locked (j, n);
+  return push_ready_locked (j, n);
 }
 
 void
@@ -414,7 +414,8 @@ chunk_close_locked (struct journal *j, uint32_t c, unsigned bump)
   chunk->closed = true;
   if (chunk->buffer != NO_BUFFER) {
     j->buffers[chunk->buffer].bump = bump;
-    push_ready_locked (j, chunk->buffer);
+    if (push_ready_locked (j, chunk->buffer))
+      push_wake (j);
   }
 }
 
@@ -490,18 +491,31 @@ journal_reserve (struct journal *j, uint32_t want, struct journal_span *span)
   return 0;
 }
 
-void
-journal_filled (struct journal *j, const struct journal_span *span,
-                const uint32_t *crc)
+static bool
+filled_locked (struct journal *j, const struct journal_span *span,
+               const uint32_t *crc)
 {
-  SCOPED_LOCK (&j->lock);
   struct chunk *chunk = &j->chunks[chunk_of (span->block)];
   unsigned i = span->block % JOURNAL_CHUNK_BLOCKS;
 
   assert (chunk->kind == CHUNK_DATA && chunk->buffer != NO_BUFFER);
   memcpy (&chunk->live->crc[i], crc, span->nblocks * sizeof *crc);
   bits_set (&chunk->live->known, i, span->nblocks);
-  buffer_filled_locked (j, chunk->buffer, i, span->nblocks);
+  return buffer_filled_locked (j, chunk->buffer, i, span->nblocks);
+}
+
+void
+journal_filled (struct journal *j, const struct journal_span *span,
+                const uint32_t *crc)
+{
+  bool wake;
+
+  {
+    SCOPED_LOCK (&j->lock);
+    wake = filled_locked (j, span, crc);
+  }
+  if (wake)
+    push_wake (j);
 }
 
 void

@@ -209,9 +209,10 @@ settle_locked (struct journal *j, uint64_t to)
   uint64_t slot = t->mark % FORMAT_CHUNK_SLOTS;
   unsigned from = slot / FORMAT_BLOCK_SLOTS, upto = to / FORMAT_BLOCK_SLOTS;
 
-  if (upto > from)
-    buffer_filled_locked (j, j->chunks[t->last_chunk].buffer, from,
-                          upto - from);
+  if (upto > from &&
+      buffer_filled_locked (j, j->chunks[t->last_chunk].buffer, from,
+                            upto - from))
+    push_wake (j);
 }
 
 /* Go on in the next chunk.  One is ready: credit saw to that. */
@@ -246,7 +247,7 @@ next_chunk_locked (struct journal *j)
   head->prev = put32 (t->nchunks > 0 ? t->last_chunk : 0);
   head->crc = put32 (0);
   head->crc = put32 (crc32c (head, sizeof *head, 0));
-  buffer_filled_locked (j, j->chunks[c].buffer, 0, 1);
+  (void) buffer_filled_locked (j, j->chunks[c].buffer, 0, 1);
 
   t->chunks[(t->chunks_head + t->nchunks++) % t->chunks_cap] = c;
   t->last_chunk = c;

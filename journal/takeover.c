@@ -283,7 +283,7 @@ adopt_buffers (struct takeover *t)
     j->nunbound--;
     if (!bits_within (&all, &b->meta->pushed))
       j->dirty[n / 64] |= UINT64_C (1) << (n % 64);
-    push_ready_locked (j, n);
+    (void) push_ready_locked (j, n);    /* no thread runs yet */
   }
 }
 
@@ -478,7 +478,7 @@ load_last (struct takeover *t)
   SCOPED_LOCK (&j->lock);
   buffer_bind_locked (j, n, c);
   bits_set (&b->meta->pushed, 0, used);
-  buffer_filled_locked (j, n, 0, JOURNAL_CHUNK_BLOCKS);
+  (void) buffer_filled_locked (j, n, 0, JOURNAL_CHUNK_BLOCKS);
   chunk_close_locked (j, c, JOURNAL_CHUNK_BLOCKS);
   t->bound[c] = n;
   return 0;
