@@ -295,11 +295,8 @@ map_get_slots (const struct map *m, uint64_t key, unsigned want,
   if (!map_in_region (m, key))
     return 0;
   n = get (&m->table, key, want, hit);
-  if (m->moving > 0) {
-    for (unsigned i = 0; i < n; i++)
-      want &= ~hit[i].mask;
+  if (m->moving > 0)                    /* no sector is in both tables */
     n += get (&m->old, key, want, hit + n);
-  }
   return n;
 }
 

@@ -42,7 +42,7 @@ acked_open (struct journal *j, bool create)
 
 int
 acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
-             uint64_t seq)
+             uint64_t seq, uint32_t flags)
 {
   struct format_acked a;
 
@@ -55,8 +55,24 @@ acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
   a.checkpoint = put64 (checkpoint);
   a.generation = put64 (generation);
   a.seq = put64 (seq);
+  a.flags = put32 (flags);
   a.crc = put32 (acked_crc (&a));
   return io_pwrite (j->acked_file, &a, sizeof a, 0);
+}
+
+void
+journal_note_failed (struct journal *j)
+{
+  uint64_t checkpoint, generation, seq;
+
+  {
+    SCOPED_LOCK (&j->lock);
+    checkpoint = j->state.has_checkpoint ? j->state.checkpoint.id : 0;
+    generation = j->state.generation;
+    seq = j->log.durable;
+  }
+  /* An error leaves what there is without the mark: that much is known to be good. */
+  (void) acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
 }
 
 int
@@ -94,7 +110,7 @@ acked_thread_main (void *arg)
     pthread_mutex_lock (&j->lock);
     if (j->stopping)
       break;
-    if (clock_gettime (CLOCK_REALTIME, &until) == -1)
+    if (clock_gettime (CLOCK_MONOTONIC, &until) == -1)
       continue;
     until.tv_nsec += SYNC_EVERY_NS;
     if (until.tv_nsec >= 1000000000L) {

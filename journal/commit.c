@@ -53,11 +53,33 @@ static void
 acknowledge (struct journal *j, const struct journal_state *state)
 {
   if (acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
-                   state->generation, j->log.durable) == -1)
+                   state->generation, j->log.durable, 0) == -1)
     return;
   SCOPED_LOCK (&j->lock);
   j->acked_dirty = true;
   pthread_cond_signal (&j->acked_cond);
+}
+
+/* When no chunk is left for more records, some of the last ones are kept back for
+ * what ends that state: first of all commits have to stop, then starts and stops;
+ * promote, write-out and the end of it must always fit.
+ */
+static unsigned
+records_kept (enum journal_kind kind)
+{
+  switch (kind) {
+  case JOURNAL_REC_COMMIT:
+  case JOURNAL_REC_PROMOTED_COMMIT:
+    return 64;
+  case JOURNAL_REC_OPEN:
+  case JOURNAL_REC_DIRTY:
+  case JOURNAL_REC_CLEAN:
+    return 32;
+  case JOURNAL_REC_STATE:
+    return 16;
+  default:
+    return 0;
+  }
 }
 
 int
@@ -77,7 +99,7 @@ journal_record (struct journal *j, enum journal_kind kind,
   if (r == 0) {
     change_state (j, change, opaque, &state);
     record_encode (j, &j->log.buf[0], kind, &state);
-    r = log_write (j, 1, false);
+    r = log_write (j, 1, records_kept (kind));
   }
   if (r == 0)
     r = log_sync (j, 1);
@@ -158,7 +180,7 @@ write_commit (struct journal *j, struct journal_commit *commit, uint64_t epoch,
   if (!clean && (commit_of (&j->log.buf[*n - 1], entry) == -1 ||
                  commits_grow (j) == -1))
     return -1;
-  return log_write (j, *n, !clean);
+  return log_write (j, *n, records_kept (commit->kind));
 }
 
 static int

@@ -65,7 +65,7 @@ write_first_record (struct journal *j, const struct journal_state *state)
   s.zero_filled = j->virgin;
   memcpy (s.boot_id, j->boot_id, HOST_ID_LEN);
   record_encode (j, &j->log.buf[0], JOURNAL_REC_CREATE, &s);
-  return log_write (j, 1, false) == -1 ? -1 : log_sync (j, 1);
+  return log_write (j, 1, 0) == -1 ? -1 : log_sync (j, 1);
 }
 
 static int
@@ -97,7 +97,7 @@ create_in_dir (struct journal *j, const struct journal_config *config,
   if (super_write (j, &j->config, 1) == -1 ||
       write_first_record (j, state) == -1)
     return -1;
-  if (acked_write (j, 0, state->generation, j->log.seq) == -1 ||
+  if (acked_write (j, 0, state->generation, j->log.seq, 0) == -1 ||
       io_fdatasync (j->acked_file) == -1)
     return -1;
   if (io_rename (j->fs, fresh, final) == -1 ||
@@ -106,8 +106,7 @@ create_in_dir (struct journal *j, const struct journal_config *config,
   return 0;
 }
 
-/* The name of the new directory must survive, too. */
-static int
+int
 sync_parent (const struct io_fs *fs, const char *dir)
 {
   CLEANUP_FREE char *path = strdup (dir);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "journal/internal.h"
 
@@ -65,7 +66,12 @@ journal_file_open (struct journal *j, const char *name)
 int
 file_read (struct journal *j, void *buf, size_t len, uint64_t off)
 {
-  return io_pread (j->file, buf, len, off);
+  int r = io_pread (j->file, buf, len, off);
+
+  /* What the device cannot give is not what a power loss leaves behind. */
+  if (r == -1 && errno != ENODATA)
+    j->unreadable = true;
+  return r;
 }
 
 int
@@ -129,6 +135,22 @@ lock_init (pthread_mutex_t *lock)
   return r;
 }
 
+/* Waits are timed by a clock that nobody sets. */
+static int
+timed_cond_init (pthread_cond_t *cond)
+{
+  pthread_condattr_t attr;
+  int r = pthread_condattr_init (&attr);
+
+  if (r != 0)
+    return r;
+  r = pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  if (r == 0)
+    r = pthread_cond_init (cond, &attr);
+  (void) pthread_condattr_destroy (&attr);
+  return r;
+}
+
 struct journal *
 journal_new (const struct io_fs *fs, const char *dir)
 {
@@ -139,12 +161,13 @@ journal_new (const struct io_fs *fs, const char *dir)
   j->fs = fs;
   j->part_runs = FORMAT_RUNS;
   j->ready_head = j->ready_tail = NO_BUFFER;
+  j->region_fd = -1;
   if (lock_init (&j->lock) != 0 ||
       pthread_cond_init (&j->turn_cond, NULL) != 0 ||
       pthread_cond_init (&j->buffer_cond, NULL) != 0 ||
       pthread_cond_init (&j->work_cond, NULL) != 0 ||
-      pthread_cond_init (&j->zero_cond, NULL) != 0 ||
-      pthread_cond_init (&j->acked_cond, NULL) != 0) {
+      timed_cond_init (&j->zero_cond) != 0 ||
+      timed_cond_init (&j->acked_cond) != 0) {
     free (j);
     errno = ENOMEM;
     return NULL;

@@ -254,10 +254,12 @@ FORMAT_PIN (format_table, prev, 40);
 FORMAT_SIZE (format_table, 64);
 
 /* The file `acked`. */
+#define FORMAT_ACKED_FAILED 1u  /* the journal failed behind record SEQ: nothing later is to be believed */
+
 struct format_acked {
   char magic[FORMAT_MAGIC_LEN];
   le32 crc;
-  le32 reserved;
+  le32 flags;
   uint8_t id[HOST_ID_LEN];
   uint8_t boot_id[HOST_ID_LEN];
   le64 checkpoint;

@@ -82,8 +82,7 @@ struct staging_header {
 
 /* Before each buffer, a page of it. */
 struct buffer_meta {
-  uint32_t chunk;               /* 0: not bound */
-  uint32_t kind;                /* CHUNK_DATA or CHUNK_TABLE */
+  uint64_t bound;               /* chunk, kind, and a check of both: one word */
   struct bits filled, pushed;
 };
 
@@ -203,6 +202,7 @@ struct journal {
 
   struct journal_state state;
   int failed;
+  bool unreadable;              /* some read of the file failed (set while opening, then of no use) */
   bool damaged;
   bool lost;                    /* the newest records are */
   bool saved_bad;               /* a clean stop saved something, but it is not whole */
@@ -222,6 +222,7 @@ struct journal {
   /* staging.c */
   struct staging_header *region;
   size_t region_size;
+  int region_fd;                /* holds the region's lock; -1: private */
   unsigned nbuffers, nunbound;
   struct buffer *buffers;
   uint64_t *dirty;              /* bit per buffer: filled but not pushed */
@@ -250,6 +251,11 @@ struct journal {
 
 #define ASSERT_LOCKED(j)                                        \
   assert (pthread_mutex_trylock (&(j)->lock) != 0)
+
+/* --- create.c --- */
+
+/* Make the name of directory DIR durable. */
+extern int sync_parent (const struct io_fs *fs, const char *dir);
 
 /* --- space.c --- */
 
@@ -286,6 +292,12 @@ extern bool staging_matches (struct journal *j);
 /* A buffer of one's own.  May release the lock and wait.  -1: EIO. */
 extern int buffer_take_locked (struct journal *j);
 extern void buffer_bind_locked (struct journal *j, int b, uint32_t chunk);
+/* Which chunk META says it is bound to (0: none) and of what kind; -1 when it
+ * says nothing that makes sense.
+ */
+extern int64_t meta_get (const struct buffer_meta *meta, enum chunk_kind *kind);
+extern void meta_set (struct buffer_meta *meta, uint32_t chunk,
+                      enum chunk_kind kind);
 extern void buffer_release_locked (struct journal *j, int b);
 /* Blocks [FROM, FROM + N) of buffer B are as they will stay. */
 extern void buffer_filled_locked (struct journal *j, int b, unsigned from,
@@ -395,7 +407,8 @@ extern int log_reserve (struct journal *j, size_t n);
  * chain, first without a sync, then with one.  Turn.  SPARE: leave room for
  * changes of state.  -1: EIO, or ENOSPC (nothing was written).
  */
-extern int log_write (struct journal *j, size_t n, bool spare);
+/* KEEP records must still fit afterwards when the log cannot grow. */
+extern int log_write (struct journal *j, size_t n, unsigned keep);
 extern int log_sync (struct journal *j, size_t n);
 extern int log_read (struct journal *j, uint64_t seq, struct format_record *rec,
                      uint64_t *offset);
@@ -433,7 +446,7 @@ extern void config_free (struct journal_config *config);
 
 extern int acked_open (struct journal *j, bool create);
 extern int acked_write (struct journal *j, uint64_t checkpoint,
-                        uint64_t generation, uint64_t seq);
+                        uint64_t generation, uint64_t seq, uint32_t flags);
 /* 1 found, 0 none or not whole, -1 errno. */
 extern int acked_read (struct journal *j, struct format_acked *acked);
 extern void *acked_thread_main (void *arg);

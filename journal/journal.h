@@ -190,6 +190,12 @@ extern int journal_get_damage (struct journal *j,
 /* errno of the failure that poisoned the journal, 0 when healthy. */
 extern int journal_failed (struct journal *j);
 
+/* The journal has failed, and writes are about to be refused.  Leaves word of it beside the
+ * log, as far as that goes: the next process on this host may find in the page
+ * cache what a failed sync never brought to the disk.
+ */
+extern void journal_note_failed (struct journal *j);
+
 /* --- What is in it -------------------------------------------------------- */
 
 /* Checkpoints that the journal can still recover to, oldest first, at most

@@ -13,11 +13,6 @@
 
 #include "journal/internal.h"
 
-/* Records of one chunk that are left for changes of state when the chain cannot be
- * continued: commits stop before.
- */
-#define SPARE_RECORDS 64u
-
 /* --- The turn --- */
 
 void
@@ -231,21 +226,48 @@ next_chunk_find (struct journal *j)
   return 0;
 }
 
+/* The oldest record that somebody may still ask for. */
+static uint64_t
+oldest_needed_locked (struct journal *j)
+{
+  const struct log *log = &j->log;
+  uint64_t seq = log->durable;
+
+  if (log->ncommits > 0) {
+    const struct commit *c = commits_at (j, 0);
+
+    seq = MIN (seq, c->seq - c->nparts);
+  }
+  if (log->saved_seq != 0)
+    seq = MIN (seq, log->saved_seq - log->saved_nparts);
+  return seq;
+}
+
 /* Point the anchors at chain[N] and forget the chunks before.  Not within the turn
  * only: whoever recycles may come in between, then it has done the work.
  */
 static int
-anchor_move (struct journal *j, size_t n)
+anchor_move (struct journal *j, bool recycle)
 {
   struct log *log = &j->log;
   struct chain_chunk head;
   uint64_t seq;
+  size_t n = 0;
   int error = 0;
 
   {
     SCOPED_LOCK (&j->lock);
-    if (log->anchoring || j->failed || n >= log->nchain)
+    if (log->anchoring || j->failed)
       return 0;
+    if (recycle) {
+      /* Counted under the lock that claims the anchors: N is of this chain. */
+      uint64_t needed = oldest_needed_locked (j);
+
+      while (n + 1 < log->nchain && log->chain[n + 1].first <= needed)
+        n++;
+      if (n == 0)
+        return 0;
+    }
     log->anchoring = true;
     head = log->chain[n];
     seq = log->anchor_seq + 1;
@@ -338,11 +360,12 @@ write_records (struct journal *j, size_t n, struct chain_chunk *c,
 }
 
 int
-log_write (struct journal *j, size_t n, bool spare)
+log_write (struct journal *j, size_t n, unsigned keep)
 {
   struct log *log = &j->log;
   uint64_t left;
   struct chain_chunk c;
+  bool differs;
   int error;
 
   log->new_seq = log->seq;
@@ -354,14 +377,15 @@ log_write (struct journal *j, size_t n, bool spare)
       return -1;
     }
     c = log->chain[log->nchain - 1];
+    differs = log->anchor_differs;
   }
   /* Is there room?  What is checked here cannot fail below. */
   left = c.first + JOURNAL_CHUNK_BLOCKS - log->seq - 1;
   if (next_chunk_find (j) == -1 &&
-      (errno != ENOSPC || left <= n + (spare ? SPARE_RECORDS : 0)))
+      (errno != ENOSPC || left <= n + keep))
     return -1;
   /* Nothing may be overwritten that only one of the anchors knows to be free. */
-  if (log->anchor_differs && anchor_move (j, 0) == -1)
+  if (differs && anchor_move (j, false) == -1)
     return -1;
   if (write_records (j, n, &c, &log->new_seq, &log->new_crc) == 0)
     return 0;
@@ -393,35 +417,8 @@ log_sync (struct journal *j, size_t n)
 
 /* --- Recycling --- */
 
-/* The oldest record that somebody may still ask for. */
-static uint64_t
-oldest_needed_locked (struct journal *j)
-{
-  const struct log *log = &j->log;
-  uint64_t seq = log->durable;
-
-  if (log->ncommits > 0) {
-    const struct commit *c = commits_at (j, 0);
-
-    seq = MIN (seq, c->seq - c->nparts);
-  }
-  if (log->saved_seq != 0)
-    seq = MIN (seq, log->saved_seq - log->saved_nparts);
-  return seq;
-}
-
 int
 log_recycle (struct journal *j)
 {
-  struct log *log = &j->log;
-  size_t n = 0;
-
-  {
-    SCOPED_LOCK (&j->lock);
-    uint64_t seq = oldest_needed_locked (j);
-
-    while (n + 1 < log->nchain && log->chain[n + 1].first <= seq)
-      n++;
-  }
-  return n == 0 ? 0 : anchor_move (j, n);
+  return anchor_move (j, true);
 }

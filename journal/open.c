@@ -29,7 +29,8 @@ int
 lock_take (struct journal *j, struct mcerror *err)
 {
   CLEANUP_FREE char *path = path_join (j->dir, "lock");
-  char owner[32] = "";
+  char owner[32] = "", who[48] = "another process";
+  long pid;
 
   if (path == NULL ||
       io_open (j->fs, path, O_RDWR | O_CREAT, 0600, &j->lock_file) == -1)
@@ -42,10 +43,13 @@ lock_take (struct journal *j, struct mcerror *err)
     return mcerror_set (err, MCEXIT_USAGE, "cannot lock %s/lock: %m", j->dir);
   if (io_pread_some (j->lock_file, owner, sizeof owner - 1, 0) < 0)
     owner[0] = '\0';
+  pid = strtol (owner, NULL, 10);
+  if (pid > 0)
+    snprintf (who, sizeof who, "process %ld", pid);
   errno = EBUSY;
   return mcerror_set (err, MCEXIT_USAGE,
-                      "the journal %s is in use by process %ld: ask that "
-                      "server, or stop it", j->dir, strtol (owner, NULL, 10));
+                      "the journal %s is in use by %s: ask that server, or "
+                      "stop it", j->dir, who);
 }
 
 /* --- What is in use --- */
@@ -166,6 +170,13 @@ open_files (struct journal *j, struct mcerror *err)
     return mcerror_set (err, MCEXIT_DAMAGE,
                         "cannot sync %s/journal: %m; nothing in it can be "
                         "trusted", j->dir);
+  /* So may the names, when whoever made them was killed in time. */
+  if (io_sync_dir (j->fs, j->dir) == -1 || sync_parent (j->fs, j->dir) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot sync the directory %s: %m",
+                        j->dir);
+  /* After a sync that failed, pages that never got to the disk pass for read ones. */
+  if (!j->direct)
+    (void) io_advise (j->file, 0, 0, POSIX_FADV_DONTNEED);
   return super_read (j, err);
 }
 

@@ -40,6 +40,23 @@ saved_load (struct journal *j)
   return r;
 }
 
+/* What was saved turns out not to be whole: start as if there were nothing. */
+static int
+start_over (struct journal *j, uint64_t buffer)
+{
+  bool found;
+
+  staging_close (j, true);
+  tables_free (j);
+  space_free (j);
+  j->log.saved_seq = 0;
+  j->state.clean = false;
+  j->saved_bad = true;
+  if (tables_init (j) == -1 || space_init (j) == -1 || space_claim (j) == -1)
+    return -1;
+  return staging_open (j, buffer, &found);
+}
+
 int
 journal_start (struct journal *j, uint64_t buffer, bool shared,
                enum journal_took *took, struct mcerror *err)
@@ -50,20 +67,28 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   *took = JOURNAL_TOOK_NOTHING;
   j->shared = shared;
   if (staging_open (j, buffer, &found) == -1) {
-    mcerror_set (err, MCEXIT_USAGE,
-                 "cannot get %llu bytes of %s memory for buffers: %m; make "
-                 "buffer= smaller%s", (unsigned long long) buffer,
-                 shared ? "shared" : "private",
-                 shared ? " or /dev/shm larger" : "");
+    if (errno == EBUSY)
+      mcerror_set (err, MCEXIT_USAGE,
+                   "%s: another process serves a copy of this journal on this host: stop it first",
+                   j->dir);
+    else
+      mcerror_set (err, MCEXIT_USAGE,
+                   "cannot get %llu bytes of %s memory for buffers: %m; make "
+                   "buffer= smaller%s", (unsigned long long) buffer,
+                   shared ? "shared" : "private",
+                   shared ? " or /dev/shm larger" : "");
     staging_close (j, false);
     return -1;
   }
   if (found && takeover (j, took) == -1)
     goto fail;
   if (*took != JOURNAL_TOOK_SHARED && j->log.saved_seq != 0) {
-    if (saved_load (j) == -1)
-      goto fail;
     *took = JOURNAL_TOOK_SAVED;
+    if (saved_load (j) == -1) {
+      if (errno != EBADMSG || start_over (j, buffer) == -1)
+        goto fail;
+      *took = JOURNAL_TOOK_BAD;
+    }
   }
   else if (*took == JOURNAL_TOOK_NOTHING && j->saved_bad)
     *took = JOURNAL_TOOK_BAD;

@@ -59,6 +59,36 @@ staging_matches (struct journal *j)
          h->nchunks == j->nchunks;
 }
 
+/* --- Metadata --- */
+
+static uint64_t
+meta_word (uint32_t chunk, enum chunk_kind kind)
+{
+  const uint32_t what[2] = { chunk, kind };
+
+  return chunk | (uint64_t) kind << 32 |
+         (uint64_t) (crc32c (what, sizeof what, 0) & 0xffffff) << 40;
+}
+
+int64_t
+meta_get (const struct buffer_meta *meta, enum chunk_kind *kind)
+{
+  uint64_t word = meta->bound;
+
+  *kind = word >> 32 & 0xff;
+  if (word != meta_word ((uint32_t) word, *kind))
+    return -1;
+  return (uint32_t) word;
+}
+
+void
+meta_set (struct buffer_meta *meta, uint32_t chunk, enum chunk_kind kind)
+{
+  __atomic_store_n (&meta->bound, meta_word (chunk, kind), __ATOMIC_RELEASE);
+}
+
+/* --- The region --- */
+
 static int
 region_buffers (struct journal *j, unsigned n)
 {
@@ -99,6 +129,21 @@ region_map (int fd, size_t size)
                fd, 0);
 }
 
+/* Somebody lives in the region as long as he holds this lock: the journal's own lock is
+ * one of a directory, and a directory can be copied.
+ */
+static int
+region_lock (int fd)
+{
+  struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+  if (fcntl (fd, F_OFD_SETLK, &l) == 0)
+    return 0;
+  if (errno == EAGAIN || errno == EACCES)
+    errno = EBUSY;
+  return -1;
+}
+
 /* Map the object that a server left behind, made larger if N buffers are
  * more than it has (never smaller).  1, 0 when there is none (or it is of no
  * use), -1 errno.
@@ -112,7 +157,7 @@ region_find (struct journal *j, const char *name, uint64_t n)
 
   if (fd == -1)
     return errno == ENOENT ? 0 : -1;
-  if (fstat (fd, &st) == -1)
+  if (region_lock (fd) == -1 || fstat (fd, &st) == -1)
     return -1;
   if (st.st_uid != geteuid () || (size_t) st.st_size <
       JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
@@ -135,6 +180,9 @@ region_find (struct journal *j, const char *name, uint64_t n)
     if (allocate (fd, size) == 0 &&
         (p = region_map (fd, size)) != MAP_FAILED) {
       munmap (j->region, j->region_size);
+      for (uint64_t b = ((struct staging_header *) p)->nbuffers; b < n; b++)
+        meta_set ((struct buffer_meta *) ((uint8_t *) p + JOURNAL_BLOCK +
+                                          b * SLOT_SIZE), 0, CHUNK_FREE);
       j->region = p;
       j->region_size = size;
       __atomic_store_n (&j->region->nbuffers, n, __ATOMIC_RELEASE);
@@ -142,6 +190,8 @@ region_find (struct journal *j, const char *name, uint64_t n)
   }
   if (region_buffers (j, j->region->nbuffers) == -1)
     return -1;
+  j->region_fd = fd;
+  fd = -1;
   return 1;
 }
 
@@ -178,7 +228,7 @@ staging_open (struct journal *j, uint64_t size, bool *found)
     if (shm_unlink (name) == -1 && errno != ENOENT)
       return -1;
     fd = shm_open (name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd == -1)
+    if (fd == -1 || region_lock (fd) == -1)
       return -1;
     /* So that a full /dev/shm is an error here and not a signal later. */
     p = allocate (fd, j->region_size) == -1 ? MAP_FAILED :
@@ -190,6 +240,8 @@ staging_open (struct journal *j, uint64_t size, bool *found)
       errno = saved;
       return -1;
     }
+    j->region_fd = fd;
+    fd = -1;
   }
   else {
     p = mmap (NULL, j->region_size, PROT_READ | PROT_WRITE,
@@ -227,6 +279,7 @@ staging_reset (struct journal *j)
   for (unsigned b = 0; b < j->nbuffers; b++) {
     j->buffers[b].chunk = 0;
     memset (j->buffers[b].meta, 0, sizeof *j->buffers[b].meta);
+    meta_set (j->buffers[b].meta, 0, CHUNK_FREE);
   }
   __atomic_store_n (&h->magic, STAGING_MAGIC, __ATOMIC_SEQ_CST);
 }
@@ -243,6 +296,9 @@ staging_close (struct journal *j, bool end)
   }
   if (j->region)
     munmap (j->region, j->region_size);
+  if (j->region_fd != -1)
+    (void) close (j->region_fd);
+  j->region_fd = -1;
   free (j->buffers);
   free (j->dirty);
   free (j->need);
@@ -252,7 +308,9 @@ staging_close (struct journal *j, bool end)
   j->dirty = NULL;
   j->need = NULL;
   j->needed = NULL;
-  j->nbuffers = j->nunbound = 0;
+  j->nbuffers = j->nunbound = j->hand = 0;
+  j->ready_head = j->ready_tail = NO_BUFFER;
+  j->open_chunk = 0;
 }
 
 /* --- Buffers --- */
@@ -263,7 +321,8 @@ buffer_is_clean_locked (struct journal *j, const struct buffer *b)
 {
   struct bits all = { { 0 } };
 
-  if (b->chunk == 0 || b->pins > 0 || !j->chunks[b->chunk].closed ||
+  if (b->chunk == 0 || b->chunk == j->tab.last_chunk || b->pins > 0 ||
+      !j->chunks[b->chunk].closed ||
       !bits_empty (&b->pushing))
     return false;
   bits_set (&all, 0, b->bump);
@@ -313,8 +372,7 @@ buffer_bind_locked (struct journal *j, int n, uint32_t c)
   b->bump = 0;
   b->pushing = (struct bits) { { 0 } };
   b->meta->filled = b->meta->pushed = b->pushing;
-  b->meta->kind = j->chunks[c].kind;
-  __atomic_store_n (&b->meta->chunk, c, __ATOMIC_RELEASE);
+  meta_set (b->meta, c, j->chunks[c].kind);
   j->chunks[c].buffer = n;
 }
 
@@ -328,11 +386,12 @@ buffer_release_locked (struct journal *j, int n)
   assert (b->pins == 0 && bits_empty (&b->pushing));
   if (b->chunk != 0)
     j->chunks[b->chunk].buffer = NO_BUFFER;
-  __atomic_store_n (&b->meta->chunk, 0, __ATOMIC_RELEASE);
+  meta_set (b->meta, 0, CHUNK_FREE);
   b->chunk = 0;
   b->taken = false;
   j->dirty[n / 64] &= ~(UINT64_C (1) << (n % 64));
   j->nunbound++;
+  pthread_cond_broadcast (&j->buffer_cond);
 }
 
 void

@@ -281,6 +281,10 @@ put_desc_locked (struct journal *j, const struct journal_extent *ext,
   uint32_t first = 0, crc;
   struct format_desc *d;
 
+  /* What no reader would take must not be written. */
+  assert (ext->nsectors > 0 && ext->disk < JOURNAL_MAX_DISKS);
+  assert (ext->flags == JOURNAL_DATA ||
+          (ext->flags & ~JOURNAL_MAY_TRIM) == JOURNAL_ZERO);
   if (t->mark == 0 || slot == 0 || slot + slots > FORMAT_CHUNK_SLOTS) {
     next_chunk_locked (j);
     slot = t->mark % FORMAT_CHUNK_SLOTS;

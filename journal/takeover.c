@@ -50,14 +50,15 @@ read_buffers (struct takeover *t)
   for (uint32_t c = 0; c < j->nchunks; c++)
     t->bound[c] = NO_BUFFER;
   for (unsigned b = 0; b < j->nbuffers; b++) {
-    const struct buffer_meta *m = j->buffers[b].meta;
+    enum chunk_kind kind;
+    int64_t c = meta_get (j->buffers[b].meta, &kind);
 
-    if (m->chunk == 0)
+    if (c == 0)
       continue;
-    if (m->chunk >= j->nchunks || t->bound[m->chunk] != NO_BUFFER ||
-        (m->kind != CHUNK_DATA && m->kind != CHUNK_TABLE))
+    if (c == -1 || c >= j->nchunks || t->bound[c] != NO_BUFFER ||
+        (kind != CHUNK_DATA && kind != CHUNK_TABLE))
       return bad ();
-    t->bound[m->chunk] = b;
+    t->bound[c] = b;
   }
   return 0;
 }
@@ -109,11 +110,12 @@ find_chain (struct takeover *t)
   if (t->chain == NULL)
     return -1;
   for (unsigned b = 0; b < j->nbuffers && c == 0; b++) {
-    const struct buffer_meta *m = j->buffers[b].meta;
+    enum chunk_kind kind;
+    int64_t at = meta_get (j->buffers[b].meta, &kind);
 
-    if (m->chunk != 0 && m->kind == CHUNK_TABLE &&
-        is_table (j, m->chunk, j->buffers[b].mem, t->last))
-      c = m->chunk;
+    if (at > 0 && kind == CHUNK_TABLE &&
+        is_table (j, at, j->buffers[b].mem, t->last))
+      c = at;
   }
   for (uint64_t serial = t->last; ; serial--) {
     const uint8_t *p;
@@ -165,6 +167,9 @@ take_item (void *opaque, const struct table_item *item)
   for (uint32_t m = 0; m < item->nblocks; m++)
     j->chunks[c].live->crc[i + m] = table_item_crc (item, m);
   bits_set (&j->chunks[c].live->known, i, item->nblocks);
+  /* For adopt_buffers: none is pending, all this is published. */
+  if (t->bound[c] != NO_BUFFER)
+    bits_set (&j->chunks[c].live->pending, i, item->nblocks);
   return 0;
 }
 
@@ -212,12 +217,13 @@ check_images (struct takeover *t)
   for (uint32_t c = 1; c < j->nchunks; c++) {
     const struct chunk *chunk = &j->chunks[c];
     const struct buffer *b;
+    enum chunk_kind kind;
 
     if (chunk->kind != CHUNK_DATA || chunk->max_epoch <= t->settled ||
         t->bound[c] == NO_BUFFER)
       continue;
     b = &j->buffers[t->bound[c]];
-    if (b->meta->kind != CHUNK_DATA ||
+    if (meta_get (b->meta, &kind) == -1 || kind != CHUNK_DATA ||
         !bits_within (&chunk->live->known, &b->meta->filled))
       return bad ();
     for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++)
@@ -239,15 +245,16 @@ adopt_buffers (struct takeover *t)
 
   for (unsigned n = 0; n < j->nbuffers; n++) {
     struct buffer *b = &j->buffers[n];
-    uint32_t c = b->meta->chunk;
+    enum chunk_kind kind;
+    int64_t c = meta_get (b->meta, &kind);
     struct chunk *chunk = &j->chunks[c];
     struct bits all = { { 0 } }, holes;
 
     bits_set (&all, 0, JOURNAL_CHUNK_BLOCKS);
-    if (c == 0 || b->meta->kind != chunk->kind ||
+    if (c == 0 || kind != chunk->kind ||
         (chunk->kind == CHUNK_DATA && chunk->max_epoch <= t->settled) ||
         (chunk->kind == CHUNK_TABLE && !chunk->stream)) {
-      __atomic_store_n (&b->meta->chunk, 0, __ATOMIC_RELEASE);
+      meta_set (b->meta, 0, CHUNK_FREE);
       continue;
     }
     if (chunk->kind == CHUNK_TABLE && c == t->chain[t->last - t->first]) {
@@ -261,6 +268,11 @@ adopt_buffers (struct takeover *t)
               (FORMAT_CHUNK_SLOTS - slot) * FORMAT_SLOT);
       bits_clear (&b->meta->pushed, block, JOURNAL_CHUNK_BLOCKS - block);
       bits_set (&b->meta->filled, block, JOURNAL_CHUNK_BLOCKS - block);
+    }
+    if (chunk->kind == CHUNK_DATA) {
+      /* These have just been checked; whether they were pushed is only said. */
+      b->meta->pushed = bits_minus (&b->meta->pushed, &chunk->live->pending);
+      chunk->live->pending = (struct bits) { { 0 } };
     }
     holes = bits_minus (&all, &b->meta->filled);
     b->meta->pushed = bits_or (&b->meta->pushed, &holes);
@@ -334,7 +346,7 @@ take (struct takeover *t)
   if (t->mark == 0) {
     /* Nothing was ever published; but buffers may be bound. */
     for (unsigned b = 0; b < j->nbuffers; b++)
-      __atomic_store_n (&j->buffers[b].meta->chunk, 0, __ATOMIC_RELEASE);
+      meta_set (j->buffers[b].meta, 0, CHUNK_FREE);
     return 0;
   }
   if (t->start == 0)

@@ -20,6 +20,7 @@ struct log_walk {
   struct chain_chunk at;        /* the chunk that is walked */
   struct format_record last;    /* the newest record accepted */
   bool any;
+  uint64_t bad_slot;            /* offset of a block that could not be read; 0: none */
   uint64_t seq;
   uint32_t prev_crc;
   uint64_t proven;              /* some record says that this one is durable */
@@ -31,6 +32,7 @@ struct log_walk {
   struct format_record whole;
   bool any_whole;
   uint32_t parts;               /* PARTs since */
+  bool no_memory;
 };
 
 /* Does REC follow what was accepted so far, as slot SLOT of chunk AT? */
@@ -125,7 +127,11 @@ read_chunk (struct log_walk *w, uint32_t c)
   for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++)
     if (file_read (w->j, &w->mem[i], JOURNAL_BLOCK,
                    (uint64_t) c * JOURNAL_CHUNK + block_offset (i)) == -1)
-      memset (&w->mem[i], 0, JOURNAL_BLOCK);
+      {
+        memset (&w->mem[i], 0, JOURNAL_BLOCK);
+        if (w->bad_slot == 0)
+          w->bad_slot = (uint64_t) c * JOURNAL_CHUNK + block_offset (i);
+      }
   return 0;
 }
 
@@ -186,8 +192,10 @@ skip_hole (struct log_walk *w, unsigned *slot)
     proof = find_proof (w, &next, 0, missing);
     if (proof == JOURNAL_CHUNK_BLOCKS)
       return false;
-    if (chain_add (w->j, &next) == -1)
+    if (chain_add (w->j, &next) == -1) {
+      w->no_memory = true;
       return false;
+    }
     w->at = next;
   }
   if (proof == JOURNAL_CHUNK_BLOCKS)
@@ -214,7 +222,7 @@ walk_chain (struct log_walk *w, uint64_t upto)
       if (w->seq + 1 == upto)
         return 0;
       if (!follows (w, &w->mem[slot], slot) && !skip_hole (w, &slot))
-        return 0;
+        return w->no_memory ? -1 : 0;
       if (note_record (w, &w->mem[slot]) == -1)
         return -1;
     }
@@ -234,6 +242,19 @@ missing_damage (struct log_walk *w, uint64_t offset, uint64_t checkpoint)
   /* Whatever it said of the write-out is not known: no checkpoint is provably
    * whole.
    */
+  w->j->lost = true;
+}
+
+/* The log seems to end at a block that cannot be read. */
+static void
+unreadable_damage (struct log_walk *w, uint64_t offset)
+{
+  struct journal_damage d;
+
+  damage_set (&d, "journal", offset, 0,
+              "the device cannot read what may be record %llu",
+              (unsigned long long) w->seq + 1);
+  damage_note (w->j, &d);
   w->j->lost = true;
 }
 
@@ -367,7 +388,8 @@ log_open (struct journal *j, struct mcerror *err)
   CLEANUP_FREE struct format_record *torn_record = malloc (sizeof *torn_record);
   struct journal_damage torn;
   struct chain_chunk first;
-  bool is_torn = false;
+  bool is_torn = false, is_unreadable = false, failed;
+  struct format_acked acked;
   uint64_t end, keep = 0;
 
   if (w == NULL || mem == NULL || torn_record == NULL)
@@ -382,7 +404,12 @@ log_open (struct journal *j, struct mcerror *err)
   if (!w->any_whole)
     return no_record (j, end, err);
 
-  if (w->parts > 0)
+  failed = acked_read (j, &acked) == 1 &&
+    memcmp (acked.id, j->config.id, HOST_ID_LEN) == 0 &&
+    (get32 (acked.flags) & FORMAT_ACKED_FAILED);
+  if (failed && get64 (acked.seq) < w->seq)
+    keep = get64 (acked.seq) + 1;       /* the rest was refused */
+  else if (w->parts > 0)
     keep = get64 (w->whole.seq) + 1;
   else if (carries_table (get16 (w->whole.kind)) &&
            get64 (w->whole.seq) > w->proven) {
@@ -391,6 +418,7 @@ log_open (struct journal *j, struct mcerror *err)
       return open_failed (j, err);
     case 0:
       is_torn = true;
+      is_unreadable = j->unreadable;
       *torn_record = w->whole;
       keep = get64 (w->whole.seq) - MIN (get32 (w->whole.nparts),
                                          get64 (w->whole.seq));
@@ -405,6 +433,21 @@ log_open (struct journal *j, struct mcerror *err)
       return no_record (j, end, err);
   }
   judge_hole (w);
+  if (failed) {
+    /* Writes were refused since: whatever else is left of the speculation is not whole. */
+    j->saved_bad = true;
+    j->state.clean = false;
+    j->log.saved_seq = 0;
+  }
+  if (is_unreadable && get16 (torn_record->kind) != JOURNAL_REC_CLEAN) {
+    /* It may be whole: to drop it as torn would be to lose it. */
+    torn.checkpoint = get64 (torn_record->epoch);
+    damage_note (j, &torn);
+  }
+  else if (is_unreadable)
+    j->saved_bad = true;
+  if (w->bad_slot != 0 && w->bad_slot == end && !is_torn)
+    unreadable_damage (w, end);
   if (check_acked (w, end, is_torn ? torn_record : NULL, &torn) == -1)
     return open_failed (j, err);
 

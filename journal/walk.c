@@ -153,7 +153,8 @@ table_runs_read (struct journal *j, uint64_t seq, uint32_t nparts,
 
       if (chunk_of (block) == 0 || chunk_of (block) >= j->nchunks ||
           bytes == 0 || bytes % FORMAT_SLOT != 0 ||
-          block % JOURNAL_CHUNK_BLOCKS * JOURNAL_BLOCK + bytes > JOURNAL_CHUNK)
+          (uint64_t) (block % JOURNAL_CHUNK_BLOCKS) * JOURNAL_BLOCK + bytes >
+          JOURNAL_CHUNK)
         goto bad;
       total += bytes;
     }

@@ -20,7 +20,7 @@ pace_locked (struct journal *j)
 {
   struct timespec until;
 
-  if (clock_gettime (CLOCK_REALTIME, &until) == -1)
+  if (clock_gettime (CLOCK_MONOTONIC, &until) == -1)
     return;
   until.tv_nsec += PACE_NS;
   if (until.tv_nsec >= 1000000000L) {

@@ -138,11 +138,11 @@ house_main (void *replica)
 {
   struct replica *r = replica;
   struct catalog *c = NULL;
-  bool rebuilt, complained = false, last = false;
+  bool rebuilt, complained = false, first = true, last = false;
 
+  /* Whatever a busy or killed catalog missed is in the journal. */
   if (catalog_open (r->dir, journal_get_config (r->journal)->id, &c,
-                    &rebuilt) == -1 ||
-      (rebuilt && refill (r, c) == -1)) {
+                    &rebuilt) == -1 || refill (r, c) == -1) {
     replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: %m: going on without a catalog "
                  "(nothing depends on it)", r->dir);
     complained = true;
@@ -172,13 +172,15 @@ house_main (void *replica)
       replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
       complained = true;
     }
-    if (c && ((list && write_events (c, list) == -1) ||
-              write_window (r, c) == -1) && !complained) {
+    if (c && (list || first) &&
+        ((list && write_events (c, list) == -1) ||
+         write_window (r, c) == -1) && !complained) {
       replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: %m: the catalog lags behind "
                    "(nothing depends on it)", r->dir);
       complained = true;
     }
     free_events (list);
+    first = false;
   }
   catalog_close (c);
   return NULL;

@@ -41,6 +41,7 @@ struct disk {
   char *name;
   uint64_t size;
   struct backing *backing;
+  _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
 };
 
 struct replica {
@@ -65,6 +66,7 @@ struct replica {
   bool lost;                    /* stale: acknowledged writes are gone, inlets cannot be read */
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
+  bool failing;                 /* the failure is being noted: no refusal goes out before */
   bool holing;                  /* "stale" is being made durable: no refusal goes out before */
   uint64_t moves;               /* counts promotes and resyncs */
   unsigned parked;              /* refused writes that wait for a move to end */

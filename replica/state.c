@@ -119,7 +119,7 @@ state_epoch (struct journal_state *state, uint64_t open)
 void
 wait_settled_locked (struct replica *r)
 {
-  while (r->moving || r->holing)
+  while (r->moving || r->holing || r->failing)
     pthread_cond_wait (&r->changed, &r->lock);
 }
 
@@ -227,16 +227,27 @@ replica_fail (struct replica *r, const char *what, int errnum)
 {
   {
     SCOPED_LOCK (&r->lock);
+
+    while (r->failing)
+      pthread_cond_wait (&r->changed, &r->lock);
     if (r->state == JOURNAL_FAILED)
       return;
     /* A promoted disk whose backlog is drained does not need the journal. */
     if (r->state == JOURNAL_PROMOTED && r->direct)
       return;
     r->state = JOURNAL_FAILED;
+    r->failing = true;
     set_reason_locked (r, "the journal cannot be trusted (%s: %s): stop the server, then "
                        "mcbuf-recover shows what is whole", what,
                        strerror (errnum));
     house_event_locked (r, "failed", "%s: %s", what, strerror (errnum));
+  }
+  /* Before any refusal is answered. */
+  if (journal_failed (r->journal))
+    journal_note_failed (r->journal);
+  {
+    SCOPED_LOCK (&r->lock);
+    r->failing = false;
     pthread_cond_broadcast (&r->changed);
   }
   replica_log (r, REPLICA_LOG_ERROR,

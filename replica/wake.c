@@ -141,7 +141,8 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
   *restored = whole;
   switch (state->state) {
   case JOURNAL_SYNCING:
-    if (state->closed ? !whole : !(state->clean || same_boot)) {
+    if (state->closed ? !whole :
+        took == JOURNAL_TOOK_BAD || !(state->clean || same_boot)) {
       state->state = JOURNAL_STALE;
       r->lost = true;
       set_reason_locked (r, "%s", "the first copy was cut short and parts of it may be lost: "

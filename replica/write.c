@@ -6,6 +6,25 @@
 
 #include "replica/internal.h"
 
+/* A sync that failed may have lost pages that the next one does not know of:
+ * a promoted disk has no journal to write them from again.
+ */
+static int
+flush_image (struct replica *r, const struct replica_export *e)
+{
+  struct disk *d = &r->disks[e->disk];
+
+  if (e->view == REPLICA_PROMOTED && d->sync_failed) {
+    errno = EIO;
+    return -1;
+  }
+  if (backing_flush (d->backing) == 0)
+    return 0;
+  if (e->view == REPLICA_PROMOTED)
+    d->sync_failed = true;
+  return -1;
+}
+
 /* Straight to the backing image.  In syncing an error is a hole in the copy. */
 static int
 through (struct replica *r, const struct replica_export *e, const void *buf,
@@ -21,7 +40,7 @@ through (struct replica *r, const struct replica_export *e, const void *buf,
     backing_zero (b, count, offset, flags & REPLICA_MAY_TRIM,
                   flags & REPLICA_FAST_ZERO);
   if (result == 0 && flags & REPLICA_FUA)
-    result = backing_flush (b);
+    result = flush_image (r, e);
   if (result == -1 && !(errno == ENOTSUP && flags & REPLICA_FAST_ZERO)) {
     int saved = errno;
 
@@ -102,7 +121,7 @@ replica_flush (struct replica *r, const struct replica_export *e)
   }
   if (e->view == REPLICA_PROMOTED && !image && promoted_flush (r) == -1)
     return -1;
-  if (image && backing_flush (b) == -1) {
+  if (image && flush_image (r, e) == -1) {
     int saved = errno;
 
     replica_log (r, REPLICA_LOG_ERROR, "%s: cannot sync: %m", backing_path (b));

@@ -260,6 +260,8 @@ try_direct_locked (struct replica *r)
   if (r->state != JOURNAL_PROMOTED || r->commit_turn || r->journaled > 0 || stat.extents > 0 || !writeout_is_empty (r->wo))
     return false;
   r->direct = true;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    r->disks[i].sync_failed = false;
   r->drain_hold = false;
   set_reason_locked (r, "%s", "the backlog is drained: the backing images are the disk");
   house_event_locked (r, "drained", "the backing images are the disk");

@@ -178,7 +178,8 @@ judge (struct simdisk *d, const char *where)
     enum journal_took took;
 
     /* The replica must be able to note that it has failed. */
-    ck_assert_int_eq (journal_start (o.j, 8 * MIB, false, &took, NULL), 0);
+    ck_assert_msg (journal_start (o.j, 8 * MIB, false, &took, &err) == 0,
+                   "%s: %s", where, err.text);
     ck_assert_int_eq (help_record (&o, JOURNAL_REC_STATE, NULL), 0);
   }
   journal_stop (o.j, true);

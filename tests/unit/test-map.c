@@ -160,6 +160,55 @@ START_TEST (test_growth)
 }
 END_TEST
 
+/* Long writes that find the map growing, and make it grow again. */
+START_TEST (test_growth_in_leaps)
+{
+  for (unsigned round = 0; round < 20; round++) {
+    static uint32_t first[200], many[200];
+    struct map_hit hit[MAP_BLOCK_SECTORS];
+    unsigned n = 1 + unit_random (200);
+    size_t total = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+      many[i] = 1 + unit_random (unit_chance (70) ? 10 : 40 * (total + 100));
+      if (many[i] > 20000)
+        many[i] = 20000;
+      first[i] = total;
+      EXPECT (map_put (map, i % 64, (uint64_t) total * 24, many[i] * 8, total)
+              == 0);
+      total += many[i];
+      EXPECT (map_blocks (map) == total);
+    }
+    for (unsigned i = 0; i < n; i++)
+      for (unsigned k = 0; k < many[i]; k++) {
+        EXPECT (map_get (map, i % 64, (uint64_t) first[i] * 3 + k, 0xff, hit)
+                == 1);
+        EXPECT (hit[0].loc == first[i] + k && hit[0].mask == 0xff);
+      }
+    map_clear (map);
+  }
+}
+END_TEST
+
+/* One put makes the table grow; the next, as long as the table or longer,
+ * finds most slots in the old one.
+ */
+START_TEST (test_growth_twice)
+{
+  struct map_hit hit[MAP_BLOCK_SECTORS];
+
+  for (unsigned more = 300; more < 1200; more++) {
+    for (unsigned i = 0; i < 193; i++)
+      EXPECT (map_put (map, 1, i * 8000, 8, i) == 0);
+    EXPECT (map_put (map, 2, 0, more * 8, 1000) == 0);
+    EXPECT (map_blocks (map) == 193 + more);
+    for (unsigned i = 0; i < 193; i++)
+      EXPECT (map_get (map, 1, i * 1000, 0xff, hit) == 1 && hit[0].loc == i);
+    map_clear (map);
+  }
+}
+END_TEST
+
 /* Around the number of slots up to which they are listed. */
 START_TEST (test_listed)
 {
@@ -459,6 +508,8 @@ main (void)
   tcase_add_test (tc, test_long_zero);
   tcase_add_test (tc, test_split_zero);
   tcase_add_test (tc, test_growth);
+  tcase_add_test (tc, test_growth_in_leaps);
+  tcase_add_test (tc, test_growth_twice);
   tcase_add_test (tc, test_listed);
   tcase_add_test (tc, test_churn);
   tcase_add_test (tc, test_enomem);

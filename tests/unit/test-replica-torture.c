@@ -170,7 +170,7 @@ main (void)
           (unsigned long long) (torture_states - states), seconds () - each);
   fflush (stdout);
   each = seconds ();
-  faults (seeds ? seeds / 8 + 1 : 1);
+  faults (seeds ? seeds / 8 + 1 : 2);
   printf ("faults: %llu in %.1f s\n", (unsigned long long) torture_faults,
           seconds () - each);
   printf ("%llu crash states, %llu faults, %.0f s\n",

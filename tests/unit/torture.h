@@ -72,6 +72,7 @@ struct late {
   uint64_t off;
   uint32_t len;
   const uint8_t *data;          /* NULL: zeroes */
+  bool failed;                  /* nobody knows what is there now */
 };
 
 enum clean { CLEAN_NO, CLEAN_MAYBE, CLEAN_YES };
@@ -144,6 +145,7 @@ struct life {
   unsigned boot;
   bool garbled;                 /* by the last crash */
   bool log_error;
+  bool doubt;                   /* a sync of the journal failed */
 };
 
 /* Live it.  Returns how many operations the disk saw. */
