@@ -785,7 +785,8 @@ come_up (struct life *l, enum simdisk_crash how)
     return true;
   }
   l->garbled = false;
-  settle (l, e.clean == CLEAN_YES && l->r->clean ? CLEAN_YES : CLEAN_NO);
+  /* Whether the mark was to be there or only might have been: now it is known. */
+  settle (l, e.clean != CLEAN_NO && l->r->clean ? CLEAN_YES : CLEAN_NO);
   return true;
 }
 
