@@ -146,11 +146,11 @@ step "fio, random writes with verify, commits in between"
 committer=$!
 pids+=("$committer")
 for bs in 512 4k 64k; do
-    fio --name=verify --ioengine=nbd --uri="$uri" --rw=randwrite --bs=$bs --iodepth=16 \
+    fio --name=verify --ioengine=nbd --verify_state_save=0 --uri="$uri" --rw=randwrite --bs=$bs --iodepth=16 \
         --size=24m --io_size=8m --verify=crc32c --do_verify=1 --verify_fatal=1 --randrepeat=0 \
         --output="$tmp/fio.out" --eta=never || fail "fio bs=$bs: $(cat "$tmp/fio.out")"
 done
-fio --name=mixed --ioengine=nbd --uri="$uri" --rw=randrw --bsrange=512-64k --blockalign=512 \
+fio --name=mixed --ioengine=nbd --verify_state_save=0 --uri="$uri" --rw=randrw --bsrange=512-64k --blockalign=512 \
     --iodepth=8 --size=24m --io_size=16m --verify=md5 --verify_fatal=1 --norandommap=0 \
     --output="$tmp/fio.out" --eta=never || fail "fio mixed: $(cat "$tmp/fio.out")"
 kill "$committer"

@@ -110,7 +110,8 @@ int
 __wrap_host_random (void *buf, unsigned len)
 {
   for (unsigned i = 0; i < len; i += 8) {
-    uint64_t v = mix (own += UINT64_C (0x9e3779b97f4a7c15));
+    const uint64_t step = UINT64_C (0x9e3779b97f4a7c15);
+    uint64_t v = mix (atomic_fetch_add (&own, step) + step);
 
     memcpy ((char *) buf + i, &v, MIN (8u, len - i));
   }
@@ -120,7 +121,7 @@ __wrap_host_random (void *buf, unsigned len)
 uint64_t
 __wrap_host_time_ns (void)
 {
-  return UINT64_C (1700000000000000000) + (ticks += 1000000);
+  return UINT64_C (1700000000000000000) + atomic_fetch_add (&ticks, 1000000);
 }
 
 /* Every look at the clock takes 20 ms, and its hours are long gone: whoever waits until some
@@ -129,7 +130,8 @@ __wrap_host_time_ns (void)
 uint64_t
 __wrap_host_monotonic_ns (void)
 {
-  return stepped ? ticks += 20000000 : __real_host_monotonic_ns ();
+  return stepped ? atomic_fetch_add (&ticks, 20000000) + 20000000 :
+    __real_host_monotonic_ns ();
 }
 
 /* --- Memory: staging and maps are made anew for each crash state --- */
