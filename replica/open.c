@@ -288,7 +288,8 @@ save (struct replica *r)
     state = r->state;
     open = speculation_open_number (r->spec);
     direct = r->direct;
-    if (r->clean)
+    /* A drained promoted disk is written to without the journal's knowing. */
+    if (r->clean && !(state == JOURNAL_PROMOTED && direct))
       return 0;
   }
   if (journal_failed (r->journal)) {
