@@ -302,8 +302,13 @@ save (struct replica *r)
     if (state == JOURNAL_PROMOTED && !direct && promoted_flush_turn (r) == -1)
       return -1;
     for (unsigned i = 0; i < r->ndisks; i++)
-      if (backing_flush (r->disks[i].backing) == -1)
+      if (backing_flush (r->disks[i].backing) == -1) {
+        /* The next server's sync would not see the error again. */
+        if (state == JOURNAL_SYNCING)
+          replica_hole (r, errno, backing_path (r->disks[i].backing));
+        errno = EIO;
         return -1;
+      }
     break;
   case JOURNAL_PROTECTED:
   case JOURNAL_RESYNCING:
