@@ -145,6 +145,16 @@ speculation_zero (struct speculation *s, unsigned disk, uint64_t sector,
   return 0;
 }
 
+bool
+speculation_is_empty_at (const struct speculation *s, unsigned disk,
+                         uint64_t block, uint64_t n)
+{
+  for (const struct epoch *e = s->newest; e; e = e->older)
+    if (!map_is_empty_at (e->map, disk, block, n))
+      return false;
+  return true;
+}
+
 /* A spare, unless fewer than KEEP would be left; else a new one. */
 static struct epoch *
 get_spare (struct speculation *s, unsigned keep)

@@ -37,6 +37,12 @@ extern int speculation_put (struct speculation *s, unsigned disk,
 extern int speculation_zero (struct speculation *s, unsigned disk,
                              uint64_t sector, uint64_t n, bool may_trim);
 
+/* Is nothing of DISK's blocks [BLOCK, BLOCK + N) in any epoch?  Exact for one block; for more
+ * it may say false where it is so.
+ */
+extern bool speculation_is_empty_at (const struct speculation *s, unsigned disk,
+                                     uint64_t block, uint64_t n);
+
 /* Seal: the open epoch gets an empty successor, numbered one higher.  O(1).
  * -1 with ENOMEM only when speculation_restock was not called since the last two.
  */

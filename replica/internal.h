@@ -197,8 +197,29 @@ extern int admit_locked (struct replica *r, const struct replica_export *e,
 
 /* --- read.c --------------------------------------------------------------- */
 
-extern int read_overlay (struct replica *r, unsigned disk, void *buf,
-                         uint32_t count, uint64_t offset);
+/* COMMITTED: without speculation, the content that the newest checkpoint has. */
+extern int read_overlay (struct replica *r, unsigned disk, bool committed,
+                         void *buf, uint32_t count, uint64_t offset);
+/* How many bytes of committed content from OFFSET on are zero, as far as that can be
+ * told without reading them?  At most LENGTH.
+ */
+extern uint64_t committed_zero (struct replica *r, unsigned disk,
+                                uint64_t offset, uint64_t length);
+
+/* --- compare.c: what a resync has to take ---------------------------------- */
+
+struct range { uint64_t offset, length; };      /* bytes of a disk */
+struct ranges { struct range *range; size_t n, room; };
+#define RANGES_INIT { NULL, 0, 0 }
+extern void ranges_free (struct ranges *list);
+
+/* The parts of a write (DATA NULL: of zeroes) that differ from committed content or that lie over
+ * something uncommitted, in order: at whole blocks, or where the write begins
+ * or ends.  -1 with ENOMEM.
+ */
+extern int compare_write (struct replica *r, unsigned disk, const uint8_t *data,
+                          uint64_t length, uint64_t offset,
+                          struct ranges *list);
 
 /* --- put.c: writes into the open epoch ------------------------------------ */
 

@@ -30,6 +30,9 @@ struct put {
   struct journal_span few_spans[FEW], *span;
   unsigned n, nspans, room;
   uint32_t blocks;
+  bool compared;                /* resyncing: only RANGES are taken … */
+  uint64_t moves;               /* … as long as the replica has not moved since */
+  struct ranges ranges;
   struct rmw rmw;
   bool partial;                 /* rmw is in the list */
   uint8_t head[SECTOR], tail[SECTOR];   /* what partly covered sectors hold */
@@ -46,6 +49,8 @@ put_init (struct put *p, struct replica *r, unsigned disk)
   p->room = FEW;
   p->n = p->nspans = 0;
   p->blocks = 0;
+  p->compared = false;
+  p->ranges = (struct ranges) RANGES_INIT;
   p->partial = false;
 }
 
@@ -54,6 +59,7 @@ put_free (struct put *p)
 {
   int saved = errno;
 
+  ranges_free (&p->ranges);
   if (p->ext != p->few)
     free (p->ext);
   if (p->span != p->few_spans)
@@ -80,7 +86,10 @@ put_grow (struct put *p)
   }
   memcpy (ext, p->ext, p->n * sizeof *ext);
   memcpy (span, p->span, p->nspans * sizeof *span);
-  put_free (p);
+  if (p->ext != p->few)
+    free (p->ext);
+  if (p->span != p->few_spans)
+    free (p->span);
   p->ext = ext;
   p->span = span;
   p->room = room;
@@ -303,10 +312,10 @@ put_edges (struct put *p, uint64_t len, uint64_t off)
     r->rmws = &p->rmw;
     p->partial = true;
   }
-  if (head && read_overlay (r, p->disk, p->head,
+  if (head && read_overlay (r, p->disk, false, p->head,
                             MIN (SECTOR, p->size - first), first) == -1)
     return -1;
-  if (tail && read_overlay (r, p->disk, p->tail,
+  if (tail && read_overlay (r, p->disk, false, p->tail,
                             MIN (SECTOR, p->size - last), last) == -1)
     return -1;
   /* One sector with both ends in it, or two: each side finds its own. */
@@ -354,12 +363,17 @@ put_publish (struct put *p, const struct replica_export *e)
     errno = EAGAIN;
     return -1;
   }
-  if (p->partial && p->rmw.dirty) {
+  if ((p->partial && p->rmw.dirty) || (p->compared && p->moves != r->moves)) {
     journal_uncredit (r->journal, p->n, p->blocks);
     rmw_remove_locked (p);
     return 1;
   }
   rmw_remove_locked (p);
+  if (p->n == 0) {
+    /* A resync brought nothing new. */
+    journal_uncredit (r->journal, 0, 0);
+    return 0;
+  }
   if (r->rmws)
     rmw_dirty_locked (r, p);
 
@@ -381,32 +395,61 @@ put_publish (struct put *p, const struct replica_export *e)
 
 /* LEN bytes of DATA, or zeroes, at OFF; ZERO: whole sectors become a descriptor without data. */
 static int
-put_once (struct put *p, const struct replica_export *e, const uint8_t *data,
-          uint64_t len, uint64_t off, bool zero, bool may_trim)
+put_part (struct put *p, const uint8_t *data, uint64_t len, uint64_t off,
+          bool zero, bool may_trim)
 {
   uint64_t from = ROUND_UP (off, (uint64_t) SECTOR);
   uint64_t to = off + len == p->size ? ROUND_UP (off + len, (uint64_t) SECTOR) :
     ROUND_DOWN (off + len, (uint64_t) SECTOR);
 
-  if (put_edges (p, len, off) == -1)
+  if (!zero || from >= to)
+    return put_range (p, data, len, off);
+  if (off < from && put_range (p, NULL, from - off, off) == -1)
     return -1;
-  if (!zero || from >= to) {
-    if (put_range (p, data, len, off) == -1)
+  if (put_grow (p) == -1)
+    return -1;
+  p->ext[p->n++] = (struct journal_extent) {
+    .disk = p->disk,
+    .flags = JOURNAL_ZERO | (may_trim ? JOURNAL_MAY_TRIM : 0),
+    .sector = from / SECTOR, .nsectors = (to - from) / SECTOR,
+  };
+  return off + len > to ? put_range (p, NULL, off + len - to, to) : 0;
+}
+
+/* Does a resync run?  Then find out what it has to take. */
+static int
+put_compare (struct put *p, const uint8_t *data, uint64_t len, uint64_t off)
+{
+  struct replica *r = p->r;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    p->compared = r->state == JOURNAL_RESYNCING;
+    p->moves = r->moves;
+  }
+  return p->compared ?
+    compare_write (r, p->disk, data, len, off, &p->ranges) : 0;
+}
+
+static int
+put_once (struct put *p, const struct replica_export *e, const uint8_t *data,
+          uint64_t len, uint64_t off, bool zero, bool may_trim)
+{
+  if (put_compare (p, data, len, off) == -1 ||
+      put_edges (p, len, off) == -1)
+    return -1;
+  if (!p->compared) {
+    if (put_part (p, data, len, off, zero, may_trim) == -1)
       return -1;
   }
-  else {
-    if (off < from && put_range (p, NULL, from - off, off) == -1)
-      return -1;
-    if (put_grow (p) == -1)
-      return -1;
-    p->ext[p->n++] = (struct journal_extent) {
-      .disk = p->disk,
-      .flags = JOURNAL_ZERO | (may_trim ? JOURNAL_MAY_TRIM : 0),
-      .sector = from / SECTOR, .nsectors = (to - from) / SECTOR,
-    };
-    if (off + len > to && put_range (p, NULL, off + len - to, to) == -1)
-      return -1;
-  }
+  else
+    for (size_t i = 0; i < p->ranges.n; i++) {
+      const struct range *g = &p->ranges.range[i];
+
+      if (put_part (p, data ? data + (g->offset - off) : NULL, g->length,
+                    g->offset, zero, may_trim) == -1)
+        return -1;
+    }
   return put_publish (p, e);
 }
 

@@ -28,10 +28,11 @@ make_key (void)
 }
 
 static int
-resolve_locked (struct replica *r, unsigned disk, uint64_t offset,
-                uint64_t count)
+resolve_locked (struct replica *r, unsigned disk, bool committed,
+                uint64_t offset, uint64_t count)
 {
-  if (overlay_resolve (r->spec, r->wo, disk, offset, count, &pieces) == -1)
+  if (overlay_resolve (committed ? NULL : r->spec, r->wo, disk, offset, count,
+                       &pieces) == -1)
     return -1;
   if (pieces.room && pieces_key != (pthread_key_t) -1 &&
       pthread_getspecific (pieces_key) == NULL &&
@@ -80,8 +81,8 @@ read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
 }
 
 int
-read_overlay (struct replica *r, unsigned disk, void *buf, uint32_t count,
-              uint64_t offset)
+read_overlay (struct replica *r, unsigned disk, bool committed, void *buf,
+              uint32_t count, uint64_t offset)
 {
   struct disk *d = &r->disks[disk];
   bool guarded = false;
@@ -99,7 +100,7 @@ read_overlay (struct replica *r, unsigned disk, void *buf, uint32_t count,
       errno = ESHUTDOWN;
       return -1;
     }
-    if (resolve_locked (r, disk, offset, count) == -1)
+    if (resolve_locked (r, disk, committed, offset, count) == -1)
       return -1;
     for (size_t i = 0; i < pieces.n && !guarded; i++)
       guarded = pieces.piece[i].source == OVERLAY_DATA;
@@ -118,6 +119,36 @@ read_overlay (struct replica *r, unsigned disk, void *buf, uint32_t count,
   return result;
 }
 
+uint64_t
+committed_zero (struct replica *r, unsigned disk, uint64_t offset,
+                uint64_t length)
+{
+  const struct overlay_piece *p;
+  uint64_t n;
+  bool hole;
+
+  if (pthread_once (&pieces_once, make_key) != 0)
+    return 0;
+  {
+    SCOPED_LOCK (&r->lock);
+
+    if (resolve_locked (r, disk, true, offset, length) == -1)
+      return 0;
+  }
+  p = &pieces.piece[0];
+  switch (p->source) {
+  case OVERLAY_ZERO:
+    return p->length;
+  case OVERLAY_BACKING:
+    if (backing_extent (r->disks[disk].backing, offset, p->length, &n, &hole) == 0 && hole)
+      return n;
+    break;
+  case OVERLAY_DATA:
+    break;
+  }
+  return 0;
+}
+
 int
 replica_pread (struct replica *r, const struct replica_export *e, void *buf,
                uint32_t count, uint64_t offset)
@@ -132,7 +163,7 @@ replica_pread (struct replica *r, const struct replica_export *e, void *buf,
   }
   if (direct)
     return backing_pread (r->disks[e->disk].backing, buf, count, offset);
-  return read_overlay (r, e->disk, buf, count, offset);
+  return read_overlay (r, e->disk, false, buf, count, offset);
 }
 
 int
@@ -205,7 +236,7 @@ replica_extents (struct replica *r, const struct replica_export *e,
   {
     SCOPED_LOCK (&r->lock);
     if (admit_locked (r, e, false) == -1 ||
-        resolve_locked (r, e->disk, offset, count) == -1)
+        resolve_locked (r, e->disk, false, offset, count) == -1)
       return -1;
   }
   for (size_t i = 0; i < pieces.n; i++) {

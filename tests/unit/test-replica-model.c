@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The whole replica against a plain model in memory.
  *
- * Random reads, writes, zeroes, trims, seals, commits, clean restarts, kills and recoveries on one to three
- * disks of odd sizes.  The server part runs in a child process that can be killed
+ * Random reads, writes, zeroes, trims, seals, commits, resyncs, clean restarts, kills and recoveries on
+ * one to three disks of odd sizes.  The server part runs in a child process that can be killed
  * with SIGKILL between two requests; the model lives in the parent.
  * MCBUF_TEST_SEED replays a run, MCBUF_TEST_STEPS makes it longer.
  */
@@ -39,7 +39,7 @@ struct content { uint8_t *disk[MAX_DISKS]; };
 static struct content now, committed, sealed[MAX_SEALED];
 static uint64_t sealed_epoch[MAX_SEALED], open_epoch, checkpoint;
 static unsigned nsealed;
-static bool has_checkpoint;
+static bool has_checkpoint, resyncing;
 static char shm_name[64];       /* the replica's shared memory */
 
 static uint64_t
@@ -282,6 +282,12 @@ step_write (void)
 
     memcpy (buf + i, &v, MIN (8u, count - i));
   }
+  /* A resync brings what is there already, more often than not. */
+  if (resyncing && rnd (4) != 0) {
+    uint32_t keep = rnd (3) == 0 ? rnd (count) : count;
+
+    memcpy (buf, committed.disk[disk] + offset, keep);
+  }
   ck_assert_int_eq (ask (OP_WRITE, disk, offset, count, buf, NULL, 0), 0);
   memcpy (now.disk[disk] + offset, buf, count);
 }
@@ -358,6 +364,47 @@ step_commit (void)
   json_decref (json);
   checkpoint = n;
   has_checkpoint = true;
+  resyncing = false;
+}
+
+/* All of it, as it is in the checkpoint: nothing has to be taken. */
+static void
+copy_unchanged (void)
+{
+  json_t *json, *speculation;
+
+  for (unsigned d = 0; d < ndisks; d++)
+    for (uint64_t at = 0; at < size[d];) {
+      uint32_t n = 1 + rnd (MIN (size[d] - at, UINT64_C (300000)));
+      const uint8_t *data = committed.disk[d] + at;
+      bool zero = data[0] == 0 && memcmp (data, data + 1, n - 1) == 0;
+
+      ck_assert_int_eq (ask (zero ? OP_ZERO : OP_WRITE, d, at, n,
+                             zero ? NULL : data, NULL, 0), 0);
+      at += n;
+    }
+  json = control ("status", 0);
+  speculation = json_object_get (json, "speculation");
+  ck_assert_uint_eq (number (speculation, "extents"), 0);
+  ck_assert_uint_eq (number (speculation, "bytes"), 0);
+  json_decref (json);
+}
+
+static void
+step_resync (void)
+{
+  json_t *json;
+
+  if (!has_checkpoint)
+    return;
+  json = control ("resync", 0);
+  json_decref (json);
+  resyncing = true;
+  nsealed = 0;
+  open_epoch++;
+  content_copy (&now, &committed);
+  if (rnd (2))
+    copy_unchanged ();
 }
 
 static void
@@ -368,7 +415,7 @@ resume (void)
   start ();
   json = control ("status", 0);
   ck_assert_str_eq (json_string_value (json_object_get (json, "state")),
-                    has_checkpoint ? "protected" : "syncing");
+                    resyncing ? "resyncing" : has_checkpoint ? "protected" : "syncing");
   ck_assert_uint_eq (number (json, "open_epoch"), open_epoch);
   ck_assert_uint_eq (number (json, "sealed_epochs"), nsealed);
   json_decref (json);
@@ -477,7 +524,7 @@ begin_life (void)
     content_new (&sealed[i]);
   nsealed = 0;
   open_epoch = 1;
-  has_checkpoint = false;
+  has_checkpoint = resyncing = false;
   start ();
   json = control ("status", 0);
   snprintf (shm_name, sizeof shm_name, "/mcbuf-%s",
@@ -527,7 +574,9 @@ START_TEST (model)
       step_restart ();
     else if (what < 992)
       step_kill ();
-    else if (what < 996) {
+    else if (what < 995)
+      step_resync ();
+    else if (what < 997) {
       end_life (rnd (2));
       begin_life ();
     }
