@@ -17,6 +17,7 @@ nbd_tests = \
 	nbd/test-mcbuf-qemu-replication.py \
 	nbd/test-mcbuf-recover.py \
 	nbd/test-mcbuf-restart.py \
+	nbd/test-mcbuf-resync.py \
 	nbd/test-mcbuf-states.py \
 	$(NULL)
 TESTS += $(nbd_tests)
