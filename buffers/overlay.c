@@ -60,26 +60,36 @@ free_layers (struct layers *l)
   errno = saved;
 }
 
+/* Where an answer may come from. */
+struct sources {
+  const struct map *first;
+  const struct speculation *spec;
+  const struct writeout *wo;
+  uint64_t upto;                /* of WO: only whole segments up to it, unless UINT64_MAX */
+};
+
 static int
-find_layers (struct layers *l, const struct speculation *spec,
-             const struct writeout *wo, unsigned disk, uint64_t block,
-             uint64_t nblocks)
+find_layers (struct layers *l, const struct sources *from, unsigned disk,
+             uint64_t block, uint64_t nblocks)
 {
-  const struct epoch *from[2] = {
-    spec ? speculation_newest (spec) : NULL, wo ? wo->unmerged : NULL,
-  };
-  const struct map *merged[2] = {
-    wo ? wo->gathering : NULL, wo ? wo->draining : NULL,
+  const struct writeout *wo = from->wo;
+  const struct epoch *epochs[2] = {
+    from->spec ? speculation_newest (from->spec) : NULL,
+    wo && from->upto == UINT64_MAX ? wo->unmerged : NULL,
   };
 
+  if (from->first && !map_is_empty_at (from->first, disk, block, nblocks) &&
+      add_layer (l, from->first) == -1)
+    return -1;
   for (unsigned i = 0; i < 2; i++)
-    for (const struct epoch *e = from[i]; e; e = e->older)
+    for (const struct epoch *e = epochs[i]; e; e = e->older)
       if (!map_is_empty_at (e->map, disk, block, nblocks) &&
           add_layer (l, e->map) == -1)
         return -1;
-  for (unsigned i = 0; i < 2; i++)
-    if (merged[i] && !map_is_empty_at (merged[i], disk, block, nblocks) &&
-        add_layer (l, merged[i]) == -1)
+  for (const struct segment *s = wo ? wo->newest : NULL; s; s = s->older)
+    if ((from->upto == UINT64_MAX || (s->last != 0 && s->last <= from->upto)) &&
+        !map_is_empty_at (s->map, disk, block, nblocks) &&
+        add_layer (l, s->map) == -1)
       return -1;
   return 0;
 }
@@ -210,10 +220,9 @@ resolve_window (const struct layers *all, struct layers *some, unsigned disk,
   return r;
 }
 
-int
-overlay_resolve (const struct speculation *spec, const struct writeout *wo,
-                 unsigned disk, uint64_t offset, uint64_t length,
-                 struct overlay_pieces *pieces)
+static int
+resolve (const struct sources *from, unsigned disk, uint64_t offset,
+         uint64_t length, struct overlay_pieces *pieces)
 {
   uint64_t end = offset + length;
   struct layers all = { .room = FEW_LAYERS }, some = { .room = FEW_LAYERS };
@@ -225,7 +234,7 @@ overlay_resolve (const struct speculation *spec, const struct writeout *wo,
   if (length == 0)
     return 0;
 
-  r = find_layers (&all, spec, wo, disk, offset / MAP_BLOCK,
+  r = find_layers (&all, from, disk, offset / MAP_BLOCK,
                    (end - 1) / MAP_BLOCK - offset / MAP_BLOCK + 1);
   if (r == 0 && all.n == 0)
     r = add_hit (pieces, offset, end, NULL);
@@ -239,4 +248,24 @@ overlay_resolve (const struct speculation *spec, const struct writeout *wo,
   free_layers (&all);
   free_layers (&some);
   return r;
+}
+
+int
+overlay_resolve (const struct speculation *spec, const struct writeout *wo,
+                 unsigned disk, uint64_t offset, uint64_t length,
+                 struct overlay_pieces *pieces)
+{
+  struct sources from = { .spec = spec, .wo = wo, .upto = UINT64_MAX };
+
+  return resolve (&from, disk, offset, length, pieces);
+}
+
+int
+overlay_resolve_at (const struct map *first, const struct writeout *wo,
+                    uint64_t upto, unsigned disk, uint64_t offset,
+                    uint64_t length, struct overlay_pieces *pieces)
+{
+  struct sources from = { .first = first, .wo = wo, .upto = upto };
+
+  return resolve (&from, disk, offset, length, pieces);
 }

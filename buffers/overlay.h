@@ -39,4 +39,13 @@ extern int overlay_resolve (const struct speculation *spec,
                             uint64_t offset, uint64_t length,
                             struct overlay_pieces *pieces);
 
+/* The same for an older checkpoint: the newest of what W holds, as far as its segments
+ * end with checkpoint UPTO or an earlier one, below FIRST (may be NULL), a map that leads on
+ * from there.
+ */
+extern int overlay_resolve_at (const struct map *first,
+                               const struct writeout *wo, uint64_t upto,
+                               unsigned disk, uint64_t offset, uint64_t length,
+                               struct overlay_pieces *pieces);
+
 #endif /* MCBUF_BUFFERS_OVERLAY_H */

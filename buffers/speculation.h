@@ -15,7 +15,7 @@ struct epoch {
 
   /* The write-out buffer's own. */
   struct epoch *newer;
-  uint64_t checkpoint;          /* merging this epoch completes that checkpoint … */
+  uint64_t checkpoint, time;    /* merging this epoch completes that checkpoint … */
   uint64_t checkpoints;         /* … and so many in all; 0: none */
 };
 

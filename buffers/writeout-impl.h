@@ -5,17 +5,26 @@
 
 #include "buffers/writeout.h"
 
+struct segment {
+  struct map *map;
+  uint64_t first_time, time;            /* of its oldest and newest checkpoint */
+  uint64_t last;                        /* its newest checkpoint; 0: none is whole yet */
+  struct writeout_stat stat;
+  struct segment *older, *newer;
+};
+
 struct writeout {
+  struct writeout_limits limits;
   /* Committed epochs that are not merged, newest first by ->older; the last
    * of them is the one being merged.
    */
   struct epoch *unmerged, *oldest;
   size_t cursor;                        /* of that merge */
-  bool partial;                         /* gathering holds a part of a checkpoint */
-  struct map *gathering;
-  struct map *draining;                 /* NULL: none */
-  uint64_t merged, newest;              /* checkpoints */
-  struct writeout_stat gathered, drained;       /* what is in the two maps */
+  bool partial;                         /* the newest segment holds a part of a checkpoint */
+  struct segment *newest;               /* the gathering one; closed ones by ->older */
+  struct segment *end;                  /* the oldest */
+  bool draining;                        /* … is being written out */
+  uint64_t merged, added;               /* checkpoints */
 };
 
 #endif /* MCBUF_BUFFERS_WRITEOUT_IMPL_H */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The write-out buffer: what is committed and not yet in the backing images.
  *
- * Newest first: committed epochs that are not merged yet, the gathering map they are
- * merged into, and the draining map that is being written out.  With at most
- * two merged maps a read costs the same however many checkpoints wait.
+ * Newest first: committed epochs that are not merged yet, the gathering segment they
+ * are merged into, and closed segments, the oldest of which may be draining.  A
+ * segment is one map that takes the backing images from one checkpoint to a later
+ * one.  Without history there are at most two.  With it the limits on a segment keep
+ * their number down, so that a read costs the same however many checkpoints wait.
  *
  * Threads: the replica's lock guards it; the long steps come in slices.
  */
@@ -17,11 +19,19 @@ struct writeout;
 extern struct writeout *writeout_new (void);
 extern void writeout_free (struct writeout *w);
 
-/* EPOCHS (newest first, by ->older) are committed as checkpoint NUMBER.  Takes
- * ownership.  NUMBER is higher than all before.  EPOCHS may be NULL.
+/* A segment is closed with the checkpoint that brings it to one of these; 0: no limit. */
+struct writeout_limits {
+  uint64_t checkpoints, ns, bytes;
+};
+extern void writeout_set_limits (struct writeout *w,
+                                 const struct writeout_limits *limits);
+
+/* EPOCHS (newest first, by ->older) are committed as checkpoint NUMBER, the last of N in one
+ * go (1, but for those that come from the journal), at TIME (ns; only differences
+ * matter).  Takes ownership.  NUMBER is higher than all before.  EPOCHS may be NULL.
  */
-extern void writeout_add (struct writeout *w, uint64_t number,
-                          struct epoch *epochs);
+extern void writeout_add (struct writeout *w, uint64_t number, uint64_t time,
+                          uint64_t n, struct epoch *epochs);
 
 /* Merge a slice of the oldest unmerged epoch.  Returns 1 while there is more, 0 when all are merged, -1 with
  * ENOMEM (nothing is lost: call again later).  A merged epoch that is no longer
@@ -34,7 +44,25 @@ extern int writeout_merge (struct writeout *w, size_t max,
 extern uint64_t writeout_merged (const struct writeout *w);
 extern uint64_t writeout_newest (const struct writeout *w);
 
-/* Freeze what is merged as the draining map (owned by W) and return it.  *TARGET is
+/* Close the gathering segment: it ends with the newest merged checkpoint.  0, also when
+ * that is the end of a segment already.  -1: EAGAIN, a checkpoint is merged in
+ * part (writeout_merge goes on with it); ENOMEM.
+ */
+extern int writeout_cut (struct writeout *w);
+
+/* The oldest segment that is not draining, the gathering one included, as far as it is merged. */
+struct writeout_oldest {
+  uint64_t last, time;          /* its newest checkpoint, and when that was made */
+  uint64_t newer;               /* checkpoints after that one */
+};
+/* False when there is none that holds a whole checkpoint. */
+extern bool writeout_get_oldest (const struct writeout *w,
+                                 struct writeout_oldest *oldest);
+
+/* The newest checkpoint up to NUMBER that a closed segment ends with; 0: none does. */
+extern uint64_t writeout_boundary (const struct writeout *w, uint64_t number);
+
+/* Freeze the oldest segment as the draining one (owned by W) and return its map.  *TARGET is
  * the checkpoint it brings the backing to.  The map may be empty: then
  * only the watermark moves.  NULL with *TARGET 0 and errno ENOENT when
  * there is nothing, EBUSY when one is draining, EAGAIN when a checkpoint is
@@ -45,6 +73,9 @@ extern const struct map *writeout_begin (struct writeout *w, uint64_t *target);
  * free once no reader can be in it.
  */
 extern struct map *writeout_end (struct writeout *w);
+
+/* What the draining segment ends with, 0: none drains. */
+extern uint64_t writeout_draining (const struct writeout *w);
 
 /* Nothing merged, unmerged or draining. */
 extern bool writeout_is_empty (const struct writeout *w);

@@ -238,6 +238,7 @@ struct journal {
   /* read.c */
   struct loaded *loaded;
   unsigned nloaded;
+  size_t load_room;             /* 0: the default */
   uint64_t load_clock;
 
   /* threads */

@@ -367,6 +367,11 @@ extern int journal_read (struct journal *j, uint32_t block, uint32_t offset,
 extern const void *journal_pin (struct journal *j, uint32_t block, uint32_t *n,
                                 bool load, struct journal_damage *damage);
 extern void journal_unpin (struct journal *j, uint32_t block);
+/* How many chunks that are loaded so are kept at a time: by default a small part of the
+ * staging memory.  Set it before anything is loaded.
+ */
+extern size_t journal_load_room (const struct journal *j);
+extern void journal_set_load_room (struct journal *j, size_t chunks);
 
 struct journal_usage {
   uint64_t size, used;          /* journal file; used: chunks that are not free */

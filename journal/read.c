@@ -11,7 +11,11 @@
 #include "common/crc.h"
 #include "journal/internal.h"
 
-/* Loaded chunks that nobody has pinned are kept up to this many. */
+/* Loaded chunks that nobody has pinned are kept up to a part of the staging buffers, but
+ * no fewer and no more than these.
+ */
+#define LOADED_PART 16u
+#define LOADED_MIN 4u
 #define LOADED_MAX 16u
 
 static int
@@ -97,6 +101,19 @@ journal_read (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
 
 /* --- Pins --- */
 
+void
+journal_set_load_room (struct journal *j, size_t chunks)
+{
+  j->load_room = chunks;
+}
+
+size_t
+journal_load_room (const struct journal *j)
+{
+  return j->load_room ? j->load_room :
+    MIN (MAX (j->nbuffers / LOADED_PART, LOADED_MIN), LOADED_MAX);
+}
+
 static struct loaded *
 loaded_find_locked (struct journal *j, uint32_t c)
 {
@@ -112,7 +129,7 @@ loaded_new_locked (struct journal *j, uint32_t c)
 {
   struct loaded *oldest = NULL;
 
-  for (struct loaded *l = j->loaded; l && j->nloaded >= LOADED_MAX; l = l->next)
+  for (struct loaded *l = j->loaded; l && j->nloaded >= journal_load_room (j); l = l->next)
     if (l->pins == 0 && !l->busy && (oldest == NULL || l->used < oldest->used))
       oldest = l;
   if (oldest == NULL) {

@@ -31,6 +31,7 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 #define CONTROL_EXPORT "mcbuf-control"
+#define LISTED_MAX 4096         /* checkpoints of all disks among the exports, newest first */
 
 /* A client that stays connected keeps nbdkit from ending.  The verb "shutdown"
  * gives clients this long to leave, then it stops the replica and the process.
@@ -147,6 +148,38 @@ struct handle {
   char *reply;
 };
 
+/* Checkpoints of one disk among the exports. */
+struct listing {
+  struct nbdkit_exports *exports;
+  const char *name;
+};
+
+static int
+add_export (struct nbdkit_exports *exports, const char *name,
+            const char *suffix, const char *description)
+{
+  char *full;
+  int r;
+
+  if (asprintf (&full, "%s@%s", name, suffix) == -1) {
+    nbdkit_error ("asprintf: %m");
+    return -1;
+  }
+  r = nbdkit_add_export (exports, full, description);
+  free (full);
+  return r;
+}
+
+static int
+list_checkpoint (void *opaque, uint64_t number)
+{
+  const struct listing *l = opaque;
+  char text[24];
+
+  snprintf (text, sizeof text, "%" PRIu64, number);
+  return add_export (l->exports, l->name, text, "a checkpoint, read-only");
+}
+
 static int
 mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
@@ -154,19 +187,18 @@ mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
   (void) is_tls;
   for (unsigned i = 0; i < replica_ndisks (replica); i++) {
     const char *name = replica_disk_name (replica, i);
-    char *promoted;
+    struct listing l = { .exports = exports, .name = name };
 
     if (nbdkit_add_export (exports, name, "inlet") == -1)
       return -1;
-    if (!replica_is_promoted (replica))
-      continue;
-    if (asprintf (&promoted, "%s@promoted", name) == -1) {
-      nbdkit_error ("asprintf: %m");
-      return -1;
+    if (replica_is_promoted (replica)) {
+      if (add_export (exports, name, "promoted", "the disk, after a promote") == -1)
+        return -1;
     }
-    int r = nbdkit_add_export (exports, promoted, "the disk, after a promote");
-    free (promoted);
-    if (r == -1)
+    else if (replica_has_checkpoint (replica) &&
+             (add_export (exports, name, "latest", "the newest checkpoint, read-only") == -1 ||
+              replica_each_checkpoint (replica, LISTED_MAX / replica_ndisks (replica),
+                                       list_checkpoint, &l) == -1))
       return -1;
   }
   return nbdkit_add_export (exports, CONTROL_EXPORT, "control verbs");
@@ -178,6 +210,28 @@ mcbuf_default_export (int readonly, int is_tls)
   (void) readonly;
   (void) is_tls;
   return replica_disk_name (replica, 0);
+}
+
+static void
+report_open (const char *name)
+{
+  switch (errno) {
+  case ESHUTDOWN:
+    if (replica_is_promoted (replica))
+      nbdkit_error ("export \"%s\": this copy was promoted and is the disk now: use NAME@promoted", name);
+    else
+      nbdkit_error ("export \"%s\" exists only after a promote", name);
+    break;
+  case EMFILE:
+    nbdkit_error ("export \"%s\": too many checkpoints are looked at already: close some", name);
+    break;
+  case ENOENT:
+    nbdkit_error ("export \"%s\" is none of this replica's, or a checkpoint that it does not hold (any more)",
+                  name);
+    break;
+  default:
+    nbdkit_error ("export \"%s\": %m", name);
+  }
 }
 
 static void *
@@ -193,15 +247,13 @@ mcbuf_open (int readonly)
   }
   h->control = strcmp (name, CONTROL_EXPORT) == 0;
   if (!h->control &&
-      replica_find_export (replica, name, &h->export) == -1) {
-    if (errno == ESHUTDOWN)
-      nbdkit_error ("export \"%s\" exists only after a promote", name);
-    else
-      nbdkit_error ("export \"%s\" is none of this replica's", name);
+      replica_open_export (replica, name, &h->export) == -1) {
+    report_open (name);
     goto error;
   }
   if (pthread_mutex_init (&h->lock, NULL) != 0) {
     nbdkit_error ("cannot make a lock for an export");
+    replica_close_export (replica, &h->export);
     goto error;
   }
   replica_connections_add (replica, 1);
@@ -218,6 +270,7 @@ mcbuf_close (void *handle)
   struct handle *h = handle;
 
   replica_connections_add (replica, -1);
+  replica_close_export (replica, &h->export);
   (void) pthread_mutex_destroy (&h->lock);
   free (h->reply);
   free (h);
@@ -239,6 +292,7 @@ mcbuf_export_description (void *handle)
 
   return h->control ? "mcbuf control verbs" :
     h->export.view == REPLICA_PROMOTED ? "mcbuf disk, promoted" :
+    h->export.view == REPLICA_CHECKPOINT ? "mcbuf checkpoint, read-only" :
     "mcbuf inlet";
 }
 
@@ -251,6 +305,14 @@ mcbuf_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
   *preferred = 4096;
   *maximum = 32 * 1024 * 1024;
   return 0;
+}
+
+static int
+mcbuf_can_write (void *handle)
+{
+  const struct handle *h = handle;
+
+  return h->control || h->export.view != REPLICA_CHECKPOINT;
 }
 
 /* Only disks can do what is asked of disks. */
@@ -467,6 +529,7 @@ static struct nbdkit_plugin plugin = {
   .get_size = mcbuf_get_size,
   .export_description = mcbuf_export_description,
   .block_size = mcbuf_block_size,
+  .can_write = mcbuf_can_write,
   .can_trim = is_disk,
   .can_zero = is_disk,
   .can_fast_zero = is_disk,

@@ -27,6 +27,8 @@ static unsigned ndisks;
 static char *journal;
 static int64_t journal_size = -1, buffer = -1, size = -1;
 static bool baseline_trusted;
+static struct replica_history history;
+static bool history_given;
 
 static int
 add_disk (const char *value)
@@ -117,6 +119,42 @@ set_size (const char *key, const char *value, int64_t min, int64_t *result)
   return 0;
 }
 
+/* A number of checkpoints, or a time: a number with s, m, h or d behind it. */
+static int
+set_history (const char *value)
+{
+  static const struct { char unit; uint64_t seconds; } units[] = {
+    { 's', 1 }, { 'm', 60 }, { 'h', 3600 }, { 'd', 86400 },
+  };
+  size_t digits = strspn (value, "0123456789");
+  uint64_t n;
+
+  if (history_given) {
+    nbdkit_error ("history= is given twice");
+    return -1;
+  }
+  history_given = true;
+  errno = 0;
+  n = strtoull (value, NULL, 10);
+  if (digits == 0 || errno == ERANGE || n > UINT32_MAX)
+    goto bad;
+  if (value[digits] == '\0') {
+    history.checkpoints = n;
+    return 0;
+  }
+  for (unsigned i = 0; i < sizeof units / sizeof units[0]; i++)
+    if (value[digits] == units[i].unit && value[digits + 1] == '\0' &&
+        n <= UINT32_MAX / units[i].seconds) {
+      history.ns = n * units[i].seconds * UINT64_C (1000000000);
+      return 0;
+    }
+
+ bad:
+  nbdkit_error ("history=%s: a number of checkpoints is needed, or a time such as 90s, 30m, 2h or 1d",
+                value);
+  return -1;
+}
+
 int
 params_config (const char *key, const char *value)
 {
@@ -148,6 +186,8 @@ params_config (const char *key, const char *value)
     return set_size (key, value, MIN_BUFFER, &buffer);
   if (strcmp (key, "size") == 0)
     return set_size (key, value, 1, &size);
+  if (strcmp (key, "history") == 0)
+    return set_history (value);
   if (strcmp (key, "baseline") == 0) {
     if (strcmp (value, "trusted") != 0) {
       nbdkit_error ("baseline=%s: only baseline=trusted is known", value);
@@ -200,6 +240,7 @@ params_replica (void)
     .ndisks = ndisks,
     .journal_size = journal_size == -1 ? 0 : (uint64_t) journal_size,
     .buffer = buffer == -1 ? 0 : (uint64_t) buffer,
+    .history = history,
     .baseline_trusted = baseline_trusted,
     .shared = true,
     .control = true,

@@ -12,6 +12,8 @@
   "journal-size=SIZE      Size of a new journal (default: 1G).\n" \
   "buffer=SIZE            Staging memory (default: 256M).\n" \
   "size=SIZE              Create missing backing images with this size.\n" \
+  "history=N|TIME         Keep so many older checkpoints, or those of TIME (such\n" \
+  "                       as 90s, 30m, 2h), recoverable (default: none).\n" \
   "baseline=trusted       A new journal's images already equal the primary's."
 
 /* nbdkit's .config and .config_complete. */

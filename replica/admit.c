@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "replica/internal.h"
 
 static int
@@ -45,9 +46,29 @@ parse_generation (const char *text, uint64_t *generation)
   return -1;
 }
 
-int
-replica_find_export (struct replica *r, const char *name,
-                     struct replica_export *export)
+/* After "@": "latest", or the number of a checkpoint. */
+static bool
+parse_checkpoint (const char *text, uint64_t *checkpoint)
+{
+  uint64_t n = 0;
+
+  if (strcmp (text, "latest") == 0) {
+    *checkpoint = VIEW_LATEST;
+    return true;
+  }
+  if (*text == '\0' || (text[0] == '0' && text[1]))
+    return false;
+  for (; *text; text++)
+    if (!isdigit ((unsigned char) *text) ||
+        __builtin_mul_overflow (n, 10, &n) ||
+        __builtin_add_overflow (n, *text - '0', &n))
+      return false;
+  *checkpoint = n;
+  return n != VIEW_LATEST;
+}
+
+static int
+find_export (struct replica *r, const char *name, struct replica_export *export)
 {
   const char *at = strchr (name, '@');
   size_t len = at ? (size_t) (at - name) : strlen (name);
@@ -72,6 +93,8 @@ replica_find_export (struct replica *r, const char *name,
     if (parse_generation (at + 2, &e.generation) == -1)
       return -1;
   }
+  else if (at && parse_checkpoint (at + 1, &e.checkpoint))
+    e.view = REPLICA_CHECKPOINT;
   else if (at) {
     errno = ENOENT;
     return -1;
@@ -81,11 +104,61 @@ replica_find_export (struct replica *r, const char *name,
 }
 
 int
+replica_open_export (struct replica *r, const char *name,
+                     struct replica_export *export)
+{
+  if (find_export (r, name, export) == -1)
+    return -1;
+  if (export->view == REPLICA_CHECKPOINT) {
+    if (view_open (r, export->checkpoint, &export->look) == -1)
+      return -1;
+    export->checkpoint = export->look->checkpoint;
+  }
+  return 0;
+}
+
+void
+replica_close_export (struct replica *r, struct replica_export *export)
+{
+  if (export->look)
+    view_close (r, export->look);
+  export->look = NULL;
+}
+
+int
+replica_each_checkpoint (struct replica *r, size_t max,
+                         int (*fn) (void *opaque, uint64_t number),
+                         void *opaque)
+{
+  size_t n = journal_checkpoints (r->journal, NULL, 0);
+  CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
+
+  {
+    SCOPED_LOCK (&r->lock);
+    if (r->state == JOURNAL_PROMOTED || r->state == JOURNAL_FAILED)
+      return 0;
+  }
+  if (list == NULL)
+    return -1;
+  n = MIN (n, journal_checkpoints (r->journal, list, n));
+  for (size_t i = n; i > 0 && n - i < max; i--)
+    if (fn (opaque, list[i - 1].id) == -1)
+      return -1;
+  return 0;
+}
+
+int
 admit_locked (struct replica *r, const struct replica_export *e, bool write)
 {
   assert_locked (r);
   if (r->stopping) {
     errno = ESHUTDOWN;
+    return -1;
+  }
+  if (e->view == REPLICA_CHECKPOINT) {
+    if (!write && !e->look->revoked && r->state != JOURNAL_FAILED)
+      return 0;
+    errno = write ? EPERM : EIO;
     return -1;
   }
   if (e->fence < r->fence) {
@@ -130,7 +203,10 @@ replica_explain (struct replica *r, const struct replica_export *e, int errnum,
   SCOPED_LOCK (&r->lock);
   const char *name = r->disks[e->disk].name;
 
-  if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&
+  if (e->view == REPLICA_CHECKPOINT && e->look->revoked)
+    snprintf (text, size, "disk \"%s\": the view of checkpoint %" PRIu64 " was revoked: the journal ran short, "
+              "or the replica has moved on: open a newer one", name, e->checkpoint);
+  else if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&
       (e->generation != 0 && e->generation != r->generation))
     snprintf (text, size, "inlet \"%s@g%" PRIu64 "\" is shut: it belongs to generation %" PRIu64
               ", the replica is in generation %" PRIu64, name, e->generation,

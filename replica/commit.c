@@ -196,13 +196,13 @@ change_promoted_commit (struct journal_state *state, void *opaque)
 
 /* Durable: the epochs change buffers. */
 static void
-committed_locked (struct replica *r, uint64_t number)
+committed_locked (struct replica *r, uint64_t number, uint64_t time)
 {
   struct epoch *taken = speculation_take (r->spec, number);
 
   if (writeout_is_empty (r->wo) && r->backlog_since == 0)
     r->backlog_since = host_monotonic_ns ();
-  writeout_add (r->wo, number, taken);
+  writeout_add (r->wo, number, time, 1, taken);
   pthread_cond_signal (&r->work);
 }
 
@@ -356,7 +356,7 @@ commit_turn (struct replica *r, const struct commit_request *req,
   }
   if (first && r->closed_epoch == cp.id)
     r->written_out = cp.id;     /* the images hold it already */
-  committed_locked (r, cp.id);
+  committed_locked (r, cp.id, cp.time);
   answer->checkpoint = cp.id;
   answer->epoch = cp.id;
   answer->extents = commit.extents;
@@ -417,7 +417,7 @@ promoted_flush_turn (struct replica *r)
     return -1;
   }
   SCOPED_LOCK (&r->lock);
-  committed_locked (r, sealed);
+  committed_locked (r, sealed, host_time_ns ());
   return 0;
 }
 

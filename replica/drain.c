@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* From maps to backing images: newest wins (the map sees to that), in disk
  * order, neighbours in one pwritev, data from RAM where it is still there.
+ *
+ * A long backlog has left RAM.  Its blocks lie in the journal in the order in which they were written, so that
+ * disk order would read them one by one.  So the map is drained in parts: what is in RAM, and then
+ * as many chunks of the journal at a time as can be held, each read in one go, and
+ * each part in disk order.  The parts of a map do not overlap.
  */
 #include "config.h"
 
@@ -12,10 +17,12 @@
 
 #define BATCH_BYTES (1u << 20)
 #define BATCH_PIECES 256
+#define FEW 8                   /* so few blocks of a chunk are read one by one */
 
 /* One transfer in the making. */
 struct batch {
   struct drain *d;
+  bool load;                    /* read chunks whole */
   unsigned disk;
   uint64_t offset, length;
   int niov;
@@ -63,21 +70,21 @@ batch_write (struct batch *b)
   return result;
 }
 
-/* LEN bytes at SKIP of image LOC, by reference or by copy. */
+/* LEN bytes at SKIP of image LOC, by reference or by copy.  A chunk that does not verify may do so where it
+ * is needed.
+ */
 static const void *
 fetch (struct batch *b, uint32_t loc, uint32_t skip, uint32_t len)
 {
   struct drain *d = b->d;
   uint32_t n = 1;
-  const uint8_t *mem = journal_pin (d->journal, loc, &n, d->load, &d->damage);
+  const uint8_t *mem = journal_pin (d->journal, loc, &n, b->load, &d->damage);
   uint8_t *copy;
 
   if (mem) {
     b->pin[b->npins++] = loc;
     return mem + skip;
   }
-  if (d->load && errno == EBADMSG)
-    return NULL;
   copy = b->bounce + b->bounced;
   if (journal_read (d->journal, loc, skip, len, copy, &d->damage) == -1)
     return NULL;
@@ -134,14 +141,70 @@ add_zero (struct batch *b, const struct map_run *run)
   return b->d->progress ? b->d->progress (b->d->opaque, 0) : 0;
 }
 
+static bool
+is_in_ram (struct drain *d, uint32_t chunk)
+{
+  uint32_t n = 1, block = chunk * JOURNAL_CHUNK_BLOCKS;
+
+  if (journal_pin (d->journal, block, &n, false, NULL) == NULL)
+    return false;
+  journal_unpin (d->journal, block);
+  return true;
+}
+
+/* RUNS by part, and within a part in disk order as before: part 0 needs no chunk to be
+ * read whole.  *STARTS has one more entry than there are parts.
+ */
+static int
+split (struct drain *d, struct map_run **runs, size_t n, size_t **starts,
+       size_t *nparts)
+{
+  size_t room = journal_load_room (d->journal), chunks = 0, loaded = 0;
+  CLEANUP_FREE uint32_t *part = NULL;   /* of each chunk; first, how many runs need it */
+  CLEANUP_FREE size_t *at = NULL;
+  struct map_run *sorted;
+
+  for (size_t i = 0; i < n; i++)
+    if (!(*runs)[i].zero)
+      chunks = MAX (chunks, (size_t) (*runs)[i].loc / JOURNAL_CHUNK_BLOCKS + 1);
+  part = calloc (chunks + 1, sizeof *part);
+  if (part == NULL)
+    return -1;
+  for (size_t i = 0; i < n; i++)
+    if (!(*runs)[i].zero)
+      part[(*runs)[i].loc / JOURNAL_CHUNK_BLOCKS]++;
+  for (size_t c = 0; c < chunks; c++)
+    part[c] = part[c] < FEW || is_in_ram (d, c) ? 0 :
+      1 + loaded++ / room;
+
+  *nparts = 1 + DIV_UP (loaded, room);
+  *starts = calloc (*nparts + 1, sizeof **starts);
+  at = calloc (*nparts + 1, sizeof *at);
+  sorted = malloc (n * sizeof *sorted);
+  if (*starts == NULL || at == NULL || sorted == NULL) {
+    free (sorted);
+    return -1;
+  }
+  for (size_t i = 0; i < n; i++)
+    (*starts)[1 + ((*runs)[i].zero ? 0 : part[(*runs)[i].loc / JOURNAL_CHUNK_BLOCKS])]++;
+  for (size_t p = 0; p < *nparts; p++)
+    at[p + 1] = (*starts)[p + 1] += (*starts)[p];
+  for (size_t i = 0; i < n; i++)
+    sorted[at[(*runs)[i].zero ? 0 : part[(*runs)[i].loc / JOURNAL_CHUNK_BLOCKS]]++] = (*runs)[i];
+  free (*runs);
+  *runs = sorted;
+  return 0;
+}
+
 int
 drain_map (struct drain *d, const struct map *map)
 {
   CLEANUP_FREE struct map_run *runs = NULL;
   CLEANUP_FREE struct batch *b = NULL;
   CLEANUP_FREE uint8_t *bounce = NULL;
+  CLEANUP_FREE size_t *starts = NULL;
   bool touched[JOURNAL_MAX_DISKS] = { false };
-  size_t n;
+  size_t n, nparts;
   int result = 0;
 
   d->failed_path = NULL;
@@ -149,20 +212,24 @@ drain_map (struct drain *d, const struct map *map)
     return -1;
   if (n == 0)
     return 0;
+  if (split (d, &runs, n, &starts, &nparts) == -1)
+    return -1;
   b = calloc (1, sizeof *b);
   bounce = malloc (BATCH_BYTES);
   if (b == NULL || bounce == NULL)
     return -1;
   b->d = d;
   b->bounce = bounce;
-  for (size_t i = 0; i < n && result == 0; i++) {
-    touched[runs[i].disk] = true;
-    result = runs[i].zero ? add_zero (b, &runs[i]) : add_data (b, &runs[i]);
+  for (size_t p = 0; p < nparts && result == 0; p++) {
+    b->load = p > 0;
+    for (size_t i = starts[p]; i < starts[p + 1] && result == 0; i++) {
+      touched[runs[i].disk] = true;
+      result = runs[i].zero ? add_zero (b, &runs[i]) : add_data (b, &runs[i]);
+    }
+    if (result == 0)
+      result = batch_write (b);
   }
-  if (result == 0)
-    result = batch_write (b);
-  else
-    batch_reset (b);
+  batch_reset (b);
   for (unsigned i = 0; i < d->ndisks && result == 0; i++)
     if (touched[i] && backing_flush (d->disks[i].backing) == -1) {
       d->failed_path = backing_path (d->disks[i].backing);

@@ -25,6 +25,16 @@
 struct control;                 /* socket.c */
 struct house_event;             /* house.c */
 
+/* A checkpoint that somebody looks at (view.c). */
+struct view {
+  uint64_t checkpoint;
+  uint64_t upto;                /* whole segments up to it; 0: none … */
+  struct epoch *first;          /* … and what leads on from there; NULL: nothing */
+  unsigned users;
+  bool building, revoked;
+  struct view *next;
+};
+
 #define LATENCIES 1024
 
 /* A write that covers part of a sector: it reads the rest, and has to start
@@ -87,6 +97,9 @@ struct replica {
 
   struct speculation *spec;
   struct writeout *wo;
+  struct replica_history history;       /* constant */
+  bool history_yields;          /* the journal runs short */
+  struct view *views;
   struct rmw *rmws;
 
   unsigned want_idle;           /* how many wait for one of these two to become 0 */
@@ -221,6 +234,39 @@ extern int compare_write (struct replica *r, unsigned disk, const uint8_t *data,
                           uint64_t length, uint64_t offset,
                           struct ranges *list);
 
+/* --- history.c ------------------------------------------------------------- */
+
+/* An empty write-out buffer that is cut as the history wants it.  NULL with ENOMEM. */
+extern struct writeout *history_writeout_new (struct replica *r);
+extern bool history_is_on (const struct replica *r);
+/* Has the oldest segment to stay?  Not when the journal runs short: then history yields. */
+extern bool history_holds_locked (struct replica *r,
+                                  const struct writeout_oldest *oldest);
+extern bool history_runs_short_locked (struct replica *r);
+/* The committed backlog, from the journal. */
+extern int history_restore (struct replica *r, const struct journal_state *state,
+                            uint64_t *newest, struct journal_damage *damage);
+
+/* --- view.c ----------------------------------------------------------------- */
+
+#define VIEW_LATEST UINT64_MAX
+/* A view of CHECKPOINT or the latest.  -1: ENOENT, none that can be looked at; EMFILE, too many
+ * are looked at; ESHUTDOWN after a promote; EIO; ENOMEM.
+ */
+extern int view_open (struct replica *r, uint64_t checkpoint,
+                      struct view **view);
+extern void view_close (struct replica *r, struct view *v);
+extern int view_resolve_locked (struct replica *r, const struct view *v,
+                                unsigned disk, uint64_t offset,
+                                uint64_t length, struct overlay_pieces *pieces);
+/* After reading: was it still what it ought to be?  -1 with EIO. */
+extern int view_check (struct replica *r, const struct view *v);
+/* Has the oldest segment to stay?  Not when the journal runs short: then views are revoked. */
+extern bool views_hold_locked (struct replica *r,
+                               const struct writeout_oldest *oldest);
+/* End all views of checkpoints below BELOW (UINT64_MAX: all). */
+extern void views_revoke_locked (struct replica *r, uint64_t below);
+
 /* --- put.c: writes into the open epoch ------------------------------------ */
 
 /* -1 with EAGAIN: the route has changed, nothing was taken. */
@@ -257,7 +303,6 @@ struct drain {
   struct journal *journal;
   struct disk *disks;
   unsigned ndisks;
-  bool load;                    /* read whole chunks of the journal (recovery) */
   /* Called now and then with bytes written since the last call; -1 stops with ECANCELED. May be NULL. */
   int (*progress) (void *opaque, uint64_t bytes);
   void *opaque;

@@ -163,6 +163,7 @@ replica_open (const struct replica_params *params, struct replica **replica,
   r->log = params->log;
   r->log_opaque = params->log_opaque;
   r->shared = params->shared;
+  r->history = params->history;
   r->events_end = &r->events;
   if ((r->dir = strdup (params->dir)) == NULL) {
     mcerror_set (err, MCEXIT_USAGE, "cannot make the replica: %m");
@@ -262,6 +263,14 @@ replica_is_promoted (struct replica *r)
   SCOPED_LOCK (&r->lock);
 
   return r->state == JOURNAL_PROMOTED;
+}
+
+bool
+replica_has_checkpoint (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  return r->has_checkpoint;
 }
 
 /* --- clean stop ----------------------------------------------------------------------------- */

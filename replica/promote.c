@@ -74,7 +74,7 @@ choose (struct replica *r, const char *to, struct journal_checkpoint *chosen,
 static int
 rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
 {
-  struct writeout *fresh = writeout_new (), *old;
+  struct writeout *fresh = history_writeout_new (r), *old;
   struct epoch *e = epoch_new ();
   struct journal_damage damage;
   struct journal_state state;
@@ -89,9 +89,10 @@ rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
     epoch_free (e);
     return -1;
   }
-  writeout_add (fresh, chosen, e);
+  writeout_add (fresh, chosen, host_time_ns (), 1, e);
   {
     SCOPED_LOCK (&r->lock);
+    views_revoke_locked (r, UINT64_MAX);        /* their segments go */
     old = r->wo;
     r->wo = fresh;
   }
@@ -220,6 +221,7 @@ promote_record (struct replica *r, struct promote_change *change,
   {
     SCOPED_LOCK (&r->lock);
     r->state = JOURNAL_PROMOTED;
+    views_revoke_locked (r, UINT64_MAX);
     r->direct = false;
     r->lost = false;
     r->moves++;

@@ -27,12 +27,20 @@ make_key (void)
     pieces_key = (pthread_key_t) -1;
 }
 
+/* What is read: the newest content; what is committed of it; or that of a view. */
+struct what {
+  bool committed;
+  const struct view *look;
+};
+
 static int
-resolve_locked (struct replica *r, unsigned disk, bool committed,
+resolve_locked (struct replica *r, unsigned disk, struct what what,
                 uint64_t offset, uint64_t count)
 {
-  if (overlay_resolve (committed ? NULL : r->spec, r->wo, disk, offset, count,
-                       &pieces) == -1)
+  if (what.look ?
+      view_resolve_locked (r, what.look, disk, offset, count, &pieces) == -1 :
+      overlay_resolve (what.committed ? NULL : r->spec, r->wo, disk, offset,
+                       count, &pieces) == -1)
     return -1;
   if (pieces.room && pieces_key != (pthread_key_t) -1 &&
       pthread_getspecific (pieces_key) == NULL &&
@@ -80,9 +88,9 @@ read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
   return -1;
 }
 
-int
-read_overlay (struct replica *r, unsigned disk, bool committed, void *buf,
-              uint32_t count, uint64_t offset)
+static int
+read_what (struct replica *r, unsigned disk, struct what what, void *buf,
+           uint32_t count, uint64_t offset)
 {
   struct disk *d = &r->disks[disk];
   bool guarded = false;
@@ -100,7 +108,7 @@ read_overlay (struct replica *r, unsigned disk, bool committed, void *buf,
       errno = ESHUTDOWN;
       return -1;
     }
-    if (resolve_locked (r, disk, committed, offset, count) == -1)
+    if (resolve_locked (r, disk, what, offset, count) == -1)
       return -1;
     for (size_t i = 0; i < pieces.n && !guarded; i++)
       guarded = pieces.piece[i].source == OVERLAY_DATA;
@@ -116,7 +124,15 @@ read_overlay (struct replica *r, unsigned disk, bool committed, void *buf,
     reader_end (r, phase);
     errno = saved;
   }
-  return result;
+  return result == 0 && what.look ? view_check (r, what.look) : result;
+}
+
+int
+read_overlay (struct replica *r, unsigned disk, bool committed, void *buf,
+              uint32_t count, uint64_t offset)
+{
+  return read_what (r, disk, (struct what) { .committed = committed }, buf,
+                    count, offset);
 }
 
 uint64_t
@@ -132,7 +148,8 @@ committed_zero (struct replica *r, unsigned disk, uint64_t offset,
   {
     SCOPED_LOCK (&r->lock);
 
-    if (resolve_locked (r, disk, true, offset, length) == -1)
+    if (resolve_locked (r, disk, (struct what) { .committed = true }, offset,
+                        length) == -1)
       return 0;
   }
   p = &pieces.piece[0];
@@ -161,9 +178,10 @@ replica_pread (struct replica *r, const struct replica_export *e, void *buf,
       return -1;
     direct = r->direct;
   }
-  if (direct)
+  if (direct && e->look == NULL)
     return backing_pread (r->disks[e->disk].backing, buf, count, offset);
-  return read_overlay (r, e->disk, false, buf, count, offset);
+  return read_what (r, e->disk, (struct what) { .look = e->look }, buf, count,
+                    offset);
 }
 
 int
@@ -236,7 +254,8 @@ replica_extents (struct replica *r, const struct replica_export *e,
   {
     SCOPED_LOCK (&r->lock);
     if (admit_locked (r, e, false) == -1 ||
-        resolve_locked (r, e->disk, false, offset, count) == -1)
+        resolve_locked (r, e->disk, (struct what) { .look = e->look }, offset,
+                        count) == -1)
       return -1;
   }
   for (size_t i = 0; i < pieces.n; i++) {
@@ -257,5 +276,7 @@ replica_extents (struct replica *r, const struct replica_export *e,
     if (result == -1)
       return -1;
   }
+  if (e->look && view_check (r, e->look) == -1)
+    return -1;
   return g.length > 0 ? fn (opaque, g.offset, g.length, g.hole, g.zero) : 0;
 }

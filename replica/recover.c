@@ -16,6 +16,7 @@
 #include "replica/internal.h"
 #include "replica/recover.h"
 
+#define STAGING (UINT64_C (8) << 20)    /* for a few records */
 #define MIN_CACHE (UINT64_C (16) << 20)
 #define MAX_CACHE (UINT64_C (4) << 30)
 #define PROGRESS_NS UINT64_C (100000000)
@@ -407,11 +408,10 @@ promote (struct recovery *rec)
 
 /* Write out parts [FROM, TO). */
 static int
-write_window (struct recovery *rec, size_t from, size_t to, bool load,
-              uint64_t *written)
+write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
 {
   struct drain d = { .fs = rec->params->fs, .journal = rec->j,
-                     .disks = rec->disks, .ndisks = rec->ndisks, .load = load,
+                     .disks = rec->disks, .ndisks = rec->ndisks,
                      .progress = tell_drain, .opaque = rec };
   uint64_t begin = from == 0 ? rec->state.watermark.id : rec->parts[from - 1].epoch;
   uint64_t last = rec->parts[to - 1].epoch, newest = 0;
@@ -457,7 +457,7 @@ write_out (struct recovery *rec, uint64_t *written)
     while (to < rec->nparts &&
            bytes + rec->parts[to].blocks * JOURNAL_BLOCK + 2 * JOURNAL_CHUNK +
            MIN_CACHE / 2 <= rec->cache);
-    if (write_window (rec, from, to, bytes <= rec->cache, written) == -1)
+    if (write_window (rec, from, to, written) == -1)
       return -1;
     from = to;
   }
@@ -489,9 +489,10 @@ run (struct recovery *rec, struct recover_result *result)
   /* Shared, to find (and in the end remove) what a server that died left; without
    * room for that, private memory does.
    */
-  if (journal_start (rec->j, rec->cache, true, &took, &ignored) == -1 &&
-      journal_start (rec->j, MIN_CACHE, false, &took, rec->err) == -1)
+  if (journal_start (rec->j, STAGING, true, &took, &ignored) == -1 &&
+      journal_start (rec->j, STAGING, false, &took, rec->err) == -1)
     return -1;
+  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK);
   if (rec->state.state != JOURNAL_PROMOTED) {
     if (promote (rec) == -1)
       return -1;

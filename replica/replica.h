@@ -28,6 +28,12 @@ enum replica_log_level { REPLICA_LOG_ERROR, REPLICA_LOG_INFO, REPLICA_LOG_DEBUG 
 typedef void (*replica_log_fn) (void *opaque, enum replica_log_level level,
                                 const char *line);
 
+/* How much history is kept; both 0: none, write-out follows at once. */
+struct replica_history {
+  uint64_t checkpoints;         /* so many before the newest */
+  uint64_t ns;                  /* or all that are no older than this */
+};
+
 struct replica_params {
   const struct io_fs *fs;       /* &io_posix */
   const char *dir;              /* the journal directory */
@@ -35,6 +41,7 @@ struct replica_params {
   unsigned ndisks;
   uint64_t journal_size;        /* 0: the default; only looked at when the journal is made */
   uint64_t buffer;              /* staging, bytes; 0: the default */
+  struct replica_history history;
   bool baseline_trusted;
   bool shared;                  /* staging in shared memory (a server); false: private (tests) */
   bool control;                 /* listen on DIR/control */
@@ -63,26 +70,38 @@ extern const char *replica_disk_name (struct replica *r, unsigned disk);
 extern uint64_t replica_disk_size (struct replica *r, unsigned disk);
 extern uint64_t replica_generation (struct replica *r);
 
-/* Is the replica promoted? */
 extern bool replica_is_promoted (struct replica *r);
+extern bool replica_has_checkpoint (struct replica *r);
 
 /* One way to look at one disk. */
 enum replica_view {
   REPLICA_INLET,                /* NAME, NAME@gG */
   REPLICA_PROMOTED,             /* NAME@promoted */
+  REPLICA_CHECKPOINT,           /* NAME@latest, NAME@N: read-only */
 };
 struct replica_export {
   unsigned disk;
   enum replica_view view;
   uint64_t generation;          /* INLET: NAME@gG's G; 0: no matter */
   uint64_t fence;               /* the replica's when the export was opened */
+  struct view *look;            /* CHECKPOINT: what is looked at */
+  uint64_t checkpoint;          /* CHECKPOINT: its number */
 };
 
-/* NAME as a client sent it -> *EXPORT.  -1: ENOENT for a name that is none of ours, ESHUTDOWN for
- * NAME@promoted before a promote. "mcbuf-control" is not looked at here.
+/* NAME as a client sent it -> *EXPORT, which replica_close_export ends.  -1: ENOENT for a name
+ * that is none of ours, or a checkpoint that can no longer be looked at; ESHUTDOWN for
+ * NAME@promoted before a promote and for checkpoints after one; EMFILE when too many checkpoints
+ * are looked at; ENOMEM, EIO.  "mcbuf-control" is not looked at here.
  */
-extern int replica_find_export (struct replica *r, const char *name,
+extern int replica_open_export (struct replica *r, const char *name,
                                 struct replica_export *export);
+extern void replica_close_export (struct replica *r,
+                                  struct replica_export *export);
+
+/* Call FN for the number of each checkpoint that can be looked at, newest first, at most MAX. */
+extern int replica_each_checkpoint (struct replica *r, size_t max,
+                                    int (*fn) (void *opaque, uint64_t number),
+                                    void *opaque);
 
 /* Data requests on an export.  Ranges lie within the disk. */
 #define REPLICA_FUA 1u

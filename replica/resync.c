@@ -108,7 +108,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       return -1;
     open = speculation_open_number (r->spec) + 1;
   }
-  if (overwrite && (fresh = writeout_new ()) == NULL)
+  if (overwrite && (fresh = history_writeout_new (r)) == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
   if (journal_record (r->journal, JOURNAL_REC_STATE,
                       overwrite ? change_overwrite : change_resync,
@@ -135,6 +135,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       r->checkpoint = (struct journal_checkpoint) { .id = 0 };
       r->written_out = 0;
       r->backlog_since = 0;
+      views_revoke_locked (r, UINT64_MAX);
       old = r->wo;
       r->wo = fresh;
     }

@@ -96,7 +96,8 @@ struct snapshot {
   enum journal_replica_state state;
   char reason[256], wo_error[256];
   uint64_t generation, open, written_out;
-  bool has_checkpoint, direct;
+  bool has_checkpoint, direct, yields;
+  unsigned views;
   struct journal_checkpoint checkpoint;
   struct speculation_stat spec;
   struct writeout_stat wo;
@@ -118,6 +119,10 @@ take_snapshot (struct replica *r, struct snapshot *s)
   s->has_checkpoint = r->has_checkpoint;
   s->checkpoint = r->checkpoint;
   s->direct = r->direct;
+  s->yields = r->history_yields;
+  s->views = 0;
+  for (const struct view *v = r->views; v; v = v->next)
+    s->views += v->users;
   speculation_get_stat (r->spec, &s->spec);
   writeout_get_stat (r->wo, &s->wo);
   s->connections = r->connections;
@@ -131,11 +136,29 @@ advice (const struct snapshot *s, const struct journal_usage *usage)
 {
   if (s->reason[0] && (s->state == JOURNAL_STALE || s->state == JOURNAL_FAILED))
     return s->reason;
+  if (s->yields)
+    return "the journal runs short: history yields: raise journal-size, or ask for less history";
   if (s->wo_error[0])
     return "write-out is paused by an error of a backing image: mend it; commits go on until the journal is full";
   if (usage->available < usage->size / 4)
     return "the journal runs short: write-out is behind, or commits come too seldom; writers will be held back";
   return s->reason;
+}
+
+/* What can be recovered to. */
+static json_t *
+history_json (struct replica *r, const struct snapshot *s)
+{
+  size_t n = journal_checkpoints (r->journal, NULL, 0);
+  struct journal_checkpoint oldest = { .id = 0 };
+
+  if (n > 0)
+    n = MAX (journal_checkpoints (r->journal, &oldest, 1), (size_t) 1);
+  return json_pack ("{s:I, s:o, s:b, s:I, s:f}", "checkpoints", (json_int_t) n,
+                    "oldest", n > 0 ? json_integer (oldest.id) : json_null (),
+                    "yields", (int) s->yields,
+                    "wanted_checkpoints", (json_int_t) r->history.checkpoints,
+                    "wanted_seconds", r->history.ns / 1e9);
 }
 
 char *
@@ -154,7 +177,7 @@ status_json (struct replica *r)
   host_id_text (config->id, id);
   json = json_pack (
     "{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o,"
-    " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I}, s:o, s:I, s:s}",
+    " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I}, s:o, s:I, s:o, s:I, s:s}",
     "replica", id,
     "state", replica_state_word (s->state),
     "reason", advice (s, &usage),
@@ -175,6 +198,8 @@ status_json (struct replica *r)
               "used", (json_int_t) usage.buffer_used,
     "commit_latency_us", latency_json (s->latency, s->nlatency),
     "connections", (json_int_t) s->connections,
+    "history", history_json (r, s),
+    "views", (json_int_t) s->views,
     "version", PACKAGE_VERSION);
   if (json && s->state == JOURNAL_PROMOTED &&
       json_object_set_new (json, "drained", json_boolean (s->direct)) == -1) {

@@ -73,35 +73,6 @@ empty_speculation (struct replica *r, uint64_t open)
   return r->spec == NULL ? -1 : 0;
 }
 
-/* The committed backlog. */
-static int
-restore_writeout (struct replica *r, const struct journal_state *state,
-                  uint64_t *newest, struct journal_damage *damage)
-{
-  struct epoch *e;
-
-  r->wo = writeout_new ();
-  if (r->wo == NULL)
-    return -1;
-  if (!state->has_checkpoint)
-    return 0;
-  e = epoch_new ();
-  if (e == NULL)
-    return -1;
-  if (replay_map (r->journal, state->watermark.id, UINT64_MAX, e, newest,
-                  damage) == -1) {
-    epoch_free (e);
-    return -1;
-  }
-  if (*newest == state->watermark.id && map_is_empty (e->map)) {
-    epoch_free (e);
-    return 0;
-  }
-  r->backlog_since = host_monotonic_ns ();
-  writeout_add (r->wo, *newest, e);
-  return 0;
-}
-
 /* Which state does the replica wake up in?  Fills reason; keeps *STATE's meaning otherwise. */
 static int
 wake (struct replica *r, struct journal_state *state, uint64_t newest,
@@ -231,7 +202,11 @@ revive (struct replica *r, const struct replica_params *params,
     return -1;
   r->generation = state.generation;
   newest = MAX (MAX (state.checkpoint.id, state.watermark.id), state.target);
-  if (!damaged && restore_writeout (r, &state, &newest, &damage) == -1) {
+  r->wo = history_writeout_new (r);
+  if (r->wo == NULL)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot make the write-out buffer: %m");
+  if (!damaged && state.has_checkpoint &&
+      history_restore (r, &state, &newest, &damage) == -1) {
     if (errno != EBADMSG)
       return mcerror_set (err, MCEXIT_USAGE, "%s: cannot read the journal: %m", r->dir);
     damaged = true;
@@ -241,8 +216,6 @@ revive (struct replica *r, const struct replica_params *params,
   if (damaged) {
     state.state = JOURNAL_FAILED;
     note_damage (r, &damage);
-    if (r->wo == NULL && (r->wo = writeout_new ()) == NULL)
-      return mcerror_set (err, MCEXIT_USAGE, "cannot make the write-out buffer: %m");
   }
   r->state = state.state;
   r->closed = state.closed;

@@ -65,15 +65,25 @@ merge_locked (struct replica *r)
   return more;
 }
 
+/* May the oldest segment go out at all? */
+static bool
+may_go_locked (struct replica *r)
+{
+  struct writeout_oldest oldest;
+
+  return !r->hold_writeout && writeout_get_oldest (r->wo, &oldest) &&
+    !history_holds_locked (r, &oldest) && !views_hold_locked (r, &oldest);
+}
+
 static bool
 due_locked (struct replica *r)
 {
   struct writeout_stat stat;
   struct journal_usage usage;
 
-  if (writeout_is_empty (r->wo) || r->hold_writeout)
+  if (!may_go_locked (r))
     return false;
-  if (r->waiting > 0 || r->state == JOURNAL_PROMOTED)
+  if (r->waiting > 0 || r->state == JOURNAL_PROMOTED || history_is_on (r))
     return true;
   writeout_get_stat (r->wo, &stat);
   if (stat.bytes >= GATHER_BYTES ||
@@ -352,7 +362,7 @@ writeout_step (struct replica *r)
     go_direct (r);
     pthread_mutex_lock (&r->lock);
   }
-  else if (!writeout_is_empty (r->wo) && !r->hold_writeout)
+  else if (may_go_locked (r))
     result = cycle_locked (r);
   pthread_mutex_unlock (&r->lock);
   return result;

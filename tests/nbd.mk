@@ -10,6 +10,7 @@ nbd_tests = \
 	nbd/test-mcbuf-commit-cycle.py \
 	nbd/test-mcbuf-concurrent.py \
 	nbd/test-mcbuf-exports.py \
+	nbd/test-mcbuf-history.py \
 	nbd/test-mcbuf-parameters.py \
 	nbd/test-mcbuf-promote.py \
 	nbd/test-mcbuf-qemu-mirror.py \

@@ -28,6 +28,7 @@ static struct past *committed;          /* and not in the backing image */
 static uint64_t *pending;               /* numbers of the checkpoints in WO */
 static size_t npending;
 static uint64_t draining;               /* target, 0: none */
+static bool limited;                    /* segments may end anywhere */
 static struct overlay_pieces pieces;
 static uint32_t next_loc;
 
@@ -160,7 +161,7 @@ do_commit (void)
   upto = taken->number;
   epochs = speculation_take (spec, upto);
   check_taken (epochs, taken);
-  writeout_add (wo, upto, epochs);
+  writeout_add (wo, upto, upto * 10, 1, epochs);
   pending[npending++] = upto;
   above->older = NULL;
   for (p = taken; ; p = p->older) {
@@ -181,7 +182,7 @@ do_commit_nothing (void)
 
   if (newest->older || newest->extents > 0)
     return;
-  writeout_add (wo, number, NULL);
+  writeout_add (wo, number, number * 10, 1, NULL);
   pending[npending++] = number;
   newest->number++;
   struct epoch *e = speculation_take_all (spec, newest->number);
@@ -220,15 +221,40 @@ do_merge (void)
   }
 }
 
+static bool
+is_pending (uint64_t number)
+{
+  for (size_t i = 0; i < npending; i++)
+    if (pending[i] == number)
+      return true;
+  return false;
+}
+
+static void
+do_cut (void)
+{
+  int r;
+
+  unit_fail_alloc (unit_chance (10) ? 1 : 0);
+  r = writeout_cut (wo);
+  unit_fail_alloc (0);
+  EXPECT (r == 0 || errno == ENOMEM ||
+          (errno == EAGAIN && writeout_merged (wo) < writeout_newest (wo)));
+  limited = true;
+}
+
 static void
 do_begin (void)
 {
   uint64_t target;
+  struct writeout_oldest oldest;
+  bool any = writeout_get_oldest (wo, &oldest);
   const struct map *map = writeout_begin (wo, &target);
   struct model *want;
 
   if (draining) {
     EXPECT (map == NULL && errno == EBUSY && target == 0);
+    EXPECT (writeout_draining (wo) == draining);
     return;
   }
   if (map == NULL) {
@@ -239,7 +265,10 @@ do_begin (void)
       EXPECT (npending == 0 || writeout_merged (wo) < pending[0]);
     return;
   }
-  EXPECT (target == writeout_merged (wo));
+  EXPECT (any && target == oldest.last && oldest.time == target * 10);
+  EXPECT (limited || target == writeout_merged (wo));
+  EXPECT (target <= writeout_merged (wo) && is_pending (target));
+  EXPECT (pending[npending - 1 - oldest.newer] == target);
   draining = target;
 
   /* It is exactly all epochs up to the target. */
@@ -372,6 +401,42 @@ check_range (unsigned w, uint64_t offset, uint64_t length, unsigned which)
   EXPECT (at == end);
 }
 
+/* A view of an older checkpoint: what closed segments hold up to it. */
+static void
+check_view (void)
+{
+  uint64_t upto, boundary;
+  const struct past *then = committed;
+  unsigned w = unit_random (MODEL_WINDOWS);
+  uint64_t offset = unit_random (MODEL_SECTORS * MAP_SECTOR);
+  uint64_t length = unit_random (MODEL_SECTORS * MAP_SECTOR - offset) + 1;
+
+  if (npending == 0)
+    return;
+  upto = pending[unit_random (npending)];
+  boundary = writeout_boundary (wo, upto);
+  EXPECT (boundary == 0 || (is_pending (boundary) && boundary <= upto));
+  if (boundary == 0)
+    return;
+  while (then->checkpoint > boundary)
+    then = then->older;
+  EXPECT (overlay_resolve_at (NULL, wo, boundary, model_window[w].disk,
+                              model_window[w].sector * MAP_SECTOR + offset,
+                              length, &pieces) == 0);
+  for (size_t i = 0; i < pieces.n; i++)
+    check_piece (&pieces.piece[i], NULL, then, w);
+
+  /* Above it, a map that leads on: the epochs up to UPTO. */
+  struct map *first = map_new (16);
+  EXPECT (first != NULL);
+  EXPECT (map_put (first, model_window[w].disk, model_window[w].sector, 8, 77) == 0);
+  EXPECT (overlay_resolve_at (first, wo, boundary, model_window[w].disk,
+                              model_window[w].sector * MAP_SECTOR, 4096,
+                              &pieces) == 0);
+  EXPECT (pieces.n == 1 && pieces.piece[0].loc == 77);
+  map_free (first);
+}
+
 static void
 check_all (void)
 {
@@ -396,6 +461,7 @@ check_all (void)
   EXPECT (ws.bytes == bytes);
   EXPECT (ws.checkpoints == npending);
   EXPECT (writeout_is_empty (wo) == (npending == 0));
+  check_view ();
 
   for (unsigned i = 0; i < 10; i++) {
     uint64_t offset = unit_random (MODEL_SECTORS * MAP_SECTOR);
@@ -414,6 +480,18 @@ check_all (void)
 
 START_TEST (test_random)
 {
+  limited = _i % 2;
+  if (limited) {
+    struct writeout_limits l = { 0, 0, 0 };
+
+    if (unit_chance (50))
+      l.checkpoints = 1 + unit_random (5);
+    if (unit_chance (50))
+      l.ns = 1 + unit_random (500);
+    if (unit_chance (50))
+      l.bytes = 1 + unit_random (1 << 20);
+    writeout_set_limits (wo, &l);
+  }
   for (unsigned i = 0; i < 6000; i++) {
     switch (unit_random (40)) {
     case 0: case 1: case 2:
@@ -440,6 +518,10 @@ START_TEST (test_random)
       break;
     case 11: case 12:
       do_restock ();
+      break;
+    case 13:
+      if (limited)
+        do_cut ();
       break;
     default:
       do_write ();
@@ -558,7 +640,7 @@ START_TEST (test_partial)
     EXPECT (speculation_put (spec, 0, i * 8, 8, i) == 0);
     do_seal ();
   }
-  writeout_add (wo, 9, speculation_take (spec, 9));
+  writeout_add (wo, 9, 0, 1, speculation_take (spec, 9));
   EXPECT (writeout_newest (wo) == 9 && writeout_merged (wo) == 0);
   EXPECT (writeout_begin (wo, &target) == NULL && errno == ENOENT);
   for (unsigned i = 0; i < 3; i++) {
@@ -578,7 +660,7 @@ START_TEST (test_partial)
   EXPECT (writeout_is_empty (wo));
 
   /* An empty checkpoint moves the watermark. */
-  writeout_add (wo, 12, NULL);
+  writeout_add (wo, 12, 0, 1, NULL);
   EXPECT (!writeout_is_empty (wo));
   m = writeout_begin (wo, &target);
   EXPECT (m != NULL && target == 12 && map_is_empty (m));
