@@ -44,7 +44,8 @@ record_encode (const struct journal *j, struct format_record *rec,
   rec->state_flags = (state->has_checkpoint ? FORMAT_HAS_CHECKPOINT : 0) |
                      (state->clean ? FORMAT_CLEAN : 0) |
                      (state->closed ? FORMAT_CLOSED : 0) |
-                     (state->drained ? FORMAT_DRAINED : 0);
+                     (state->drained ? FORMAT_DRAINED : 0) |
+                     (state->pending ? FORMAT_PENDING : 0);
   rec->generation = put64 (state->generation);
   memcpy (rec->boot_id, state->boot_id, HOST_ID_LEN);
   rec->instance = put64 (state->instance);
@@ -69,6 +70,7 @@ record_decode_state (const struct format_record *rec,
   state->clean = rec->state_flags & FORMAT_CLEAN;
   state->closed = rec->state_flags & FORMAT_CLOSED;
   state->drained = rec->state_flags & FORMAT_DRAINED;
+  state->pending = rec->state_flags & FORMAT_PENDING;
   state->generation = get64 (rec->generation);
   memcpy (state->boot_id, rec->boot_id, HOST_ID_LEN);
   state->instance = get64 (rec->instance);

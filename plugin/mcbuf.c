@@ -196,7 +196,8 @@ mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
         return -1;
     }
     else if (replica_has_checkpoint (replica) &&
-             (add_export (exports, name, "latest", "the newest checkpoint, read-only") == -1 ||
+             (add_export (exports, name, "scratch", "the newest checkpoint, to write to and throw away") == -1 ||
+              add_export (exports, name, "latest", "the newest checkpoint, read-only") == -1 ||
               replica_each_checkpoint (replica, LISTED_MAX / replica_ndisks (replica),
                                        list_checkpoint, &l) == -1))
       return -1;
@@ -293,6 +294,7 @@ mcbuf_export_description (void *handle)
   return h->control ? "mcbuf control verbs" :
     h->export.view == REPLICA_PROMOTED ? "mcbuf disk, promoted" :
     h->export.view == REPLICA_CHECKPOINT ? "mcbuf checkpoint, read-only" :
+    h->export.view == REPLICA_SCRATCH ? "mcbuf scratch, over the newest checkpoint" :
     "mcbuf inlet";
 }
 

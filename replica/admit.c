@@ -11,8 +11,10 @@
 #include "common/bytes.h"
 #include "replica/internal.h"
 
-static int
-find_disk (struct replica *r, const char *name, size_t len, unsigned *disk)
+/* A disk of that name; "" is that of the only one, too. */
+int
+replica_find_disk (struct replica *r, const char *name, size_t len,
+                   unsigned *disk)
 {
   for (unsigned i = 0; i < r->ndisks; i++)
     if (strlen (r->disks[i].name) == len &&
@@ -20,6 +22,10 @@ find_disk (struct replica *r, const char *name, size_t len, unsigned *disk)
       *disk = i;
       return 0;
     }
+  if (len == 0 && r->ndisks == 1) {
+    *disk = 0;
+    return 0;
+  }
   errno = ENOENT;
   return -1;
 }
@@ -75,12 +81,8 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
   struct replica_export e = { .view = REPLICA_INLET };
   SCOPED_LOCK (&r->lock);
 
-  if (find_disk (r, name, len, &e.disk) == -1) {
-    /* A replica of one disk answers to the default export too. */
-    if (len > 0 || r->ndisks != 1)
-      return -1;
-    e.disk = 0;
-  }
+  if (replica_find_disk (r, name, len, &e.disk) == -1)
+    return -1;
   e.fence = r->fence;
   if (at && strcmp (at, "@promoted") == 0) {
     e.view = REPLICA_PROMOTED;
@@ -93,6 +95,8 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
     if (parse_generation (at + 2, &e.generation) == -1)
       return -1;
   }
+  else if (at && strcmp (at, "@scratch") == 0)
+    e.view = REPLICA_SCRATCH;
   else if (at && parse_checkpoint (at + 1, &e.checkpoint))
     e.view = REPLICA_CHECKPOINT;
   else if (at) {
@@ -114,6 +118,8 @@ replica_open_export (struct replica *r, const char *name,
       return -1;
     export->checkpoint = export->look->checkpoint;
   }
+  if (export->view == REPLICA_SCRATCH)
+    return scratch_open (r, export->disk, &export->scratch);
   return 0;
 }
 
@@ -122,7 +128,10 @@ replica_close_export (struct replica *r, struct replica_export *export)
 {
   if (export->look)
     view_close (r, export->look);
+  if (export->scratch)
+    scratch_close (r, export->scratch);
   export->look = NULL;
+  export->scratch = NULL;
 }
 
 int
@@ -166,7 +175,7 @@ admit_locked (struct replica *r, const struct replica_export *e, bool write)
     return -1;
   }
   if (e->view == REPLICA_PROMOTED) {
-    if (r->state == JOURNAL_PROMOTED)
+    if (r->state == JOURNAL_PROMOTED && e->fence >= r->fence)
       return 0;
     errno = r->state == JOURNAL_FAILED ? EIO : ESHUTDOWN;
     return -1;
@@ -203,7 +212,11 @@ replica_explain (struct replica *r, const struct replica_export *e, int errnum,
   SCOPED_LOCK (&r->lock);
   const char *name = r->disks[e->disk].name;
 
-  if (e->view == REPLICA_CHECKPOINT && e->look->revoked)
+  if (e->view == REPLICA_SCRATCH && errnum == EIO && e->scratch->look &&
+      e->scratch->look->revoked)
+    snprintf (text, size, "disk \"%s\": the checkpoint below its scratch was given up: the journal ran short, "
+              "or the replica has moved on: reset it, or open it anew", name);
+  else if (e->view == REPLICA_CHECKPOINT && e->look->revoked)
     snprintf (text, size, "disk \"%s\": the view of checkpoint %" PRIu64 " was revoked: the journal ran short, "
               "or the replica has moved on: open a newer one", name, e->checkpoint);
   else if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&

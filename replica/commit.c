@@ -192,6 +192,7 @@ static void
 change_promoted_commit (struct journal_state *state, void *opaque)
 {
   state_epoch (state, *(uint64_t *) opaque);
+  state->pending = false;
 }
 
 /* Durable: the epochs change buffers. */

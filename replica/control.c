@@ -149,14 +149,16 @@ verb_promote (struct replica *r, char *args, struct answer *a)
 {
   struct promote_answer p;
   const char *to = NULL;
+  bool scratch;
 
   args += strspn (args, " \t");
-  if (*args) {
+  scratch = strcmp (args, "scratch") == 0;
+  if (*args && !scratch) {
     if (strncmp (args, "to=", 3) != 0 || args[3] == '\0')
-      return usage (a, "promote: takes to=NUMBER, LABEL or TIME, to the end of the line");
+      return usage (a, "promote: takes to=NUMBER, LABEL or TIME, to the end of the line, or scratch");
     to = args + 3;
   }
-  if (replica_promote (r, to, &p, &a->err) == -1)
+  if (replica_promote (r, to, scratch, &p, &a->err) == -1)
     return -1;
   a->json = json_pack ("{s:I, s:o, s:I, s:I, s:I, s:I, s:s, s:f, s:b}",
                        "checkpoint", (json_int_t) p.checkpoint.id,
@@ -192,16 +194,24 @@ static int
 verb_reset (struct replica *r, char *args, struct answer *a)
 {
   const char *name = next_word (&args);
-  size_t len = name ? strlen (name) : 0;
+  size_t len = name ? strlen (name) : 0, suffix = strlen ("@scratch");
+  uint64_t checkpoint;
+  unsigned disk;
 
-  (void) r;
-  if (name == NULL || next_word (&args) || len < strlen ("@scratch") ||
-      strcmp (name + len - strlen ("@scratch"), "@scratch") != 0)
+  if (name == NULL || next_word (&args) || len < suffix ||
+      strcmp (name + len - suffix, "@scratch") != 0)
     return usage (a, "reset: takes NAME@scratch");
-  errno = EPERM;
-  return mcerror_set (&a->err, MCEXIT_REFUSED,
-                      "cannot reset %s: this version serves no scratch views",
-                      name);
+  if (replica_find_disk (r, name, len - suffix, &disk) == -1)
+    return usage (a, "reset: no disk has that name");
+  if (scratch_reset (r, disk, &checkpoint) == -1) {
+    SCOPED_LOCK (&r->lock);
+    return mcerror_set (&a->err, errno == ESHUTDOWN || errno == ENOENT ? MCEXIT_REFUSED : MCEXIT_USAGE,
+                        "cannot reset %s: replica is %s: %s", name,
+                        replica_state_word (r->state), strerror (errno));
+  }
+  a->json = json_pack ("{s:s, s:I}", "reset", name, "checkpoint",
+                       (json_int_t) checkpoint);
+  return 0;
 }
 
 static int

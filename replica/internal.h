@@ -51,6 +51,7 @@ struct disk {
   char *name;
   uint64_t size;
   struct backing *backing;
+  struct scratch *scratch;      /* under the replica's lock; NULL: none */
   _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
 };
 
@@ -100,6 +101,7 @@ struct replica {
   struct replica_history history;       /* constant */
   bool history_yields;          /* the journal runs short */
   struct view *views;
+  bool scratch_held;            /* promote has all scratches for itself */
   struct rmw *rmws;
 
   unsigned want_idle;           /* how many wait for one of these two to become 0 */
@@ -205,6 +207,8 @@ enum route {
 extern int route_begin (struct replica *r, const struct replica_export *e,
                         enum route *route);
 extern void route_end (struct replica *r, enum route route);
+extern int replica_find_disk (struct replica *r, const char *name, size_t len,
+                              unsigned *disk);
 extern int admit_locked (struct replica *r, const struct replica_export *e,
                          bool write);
 
@@ -233,6 +237,21 @@ extern void ranges_free (struct ranges *list);
 extern int compare_write (struct replica *r, unsigned disk, const uint8_t *data,
                           uint64_t length, uint64_t offset,
                           struct ranges *list);
+
+/* Neighbours of one kind go out as one. */
+struct extent_gather {
+  replica_extent_fn fn;
+  void *opaque;
+  uint64_t offset, length;
+  bool hole, zero;
+};
+extern int gather_extent (struct extent_gather *g, uint64_t offset,
+                          uint64_t length, bool hole, bool zero);
+extern int read_view (struct replica *r, const struct view *look, unsigned disk,
+                      void *buf, uint64_t count, uint64_t offset);
+extern int view_extents (struct replica *r, const struct view *look,
+                         unsigned disk, uint64_t count, uint64_t offset,
+                         struct extent_gather *g);
 
 /* --- history.c ------------------------------------------------------------- */
 
@@ -267,11 +286,63 @@ extern bool views_hold_locked (struct replica *r,
 /* End all views of checkpoints below BELOW (UINT64_MAX: all). */
 extern void views_revoke_locked (struct replica *r, uint64_t below);
 
+/* --- scratch.c: a checkpoint to write to ------------------------------------ */
+
+struct scratch {
+  unsigned disk;
+  uint64_t checkpoint;          /* below … */
+  struct view *look;            /* … and its view; NULL while nobody has the scratch open */
+  struct map *map;              /* what was written (the replica's lock); … */
+  struct io_file *file;         /* … it lies here at the same place */
+  unsigned users;
+  unsigned shared;              /* requests under way … */
+  bool alone;                   /* … or one that wants no other */
+  bool became_disk;             /* "promote scratch" made it the promoted disk … */
+  uint64_t fence;               /* … for as long as this is the replica's fence */
+};
+/* The scratch of DISK over the newest checkpoint, or over the one that another disk's scratch
+ * is open on.  -1 as view_open; EFBIG.
+ */
+extern int scratch_open (struct replica *r, unsigned disk,
+                         struct scratch **scratch);
+extern void scratch_close (struct replica *r, struct scratch *s);
+/* Nobody has it open, and the server ends. */
+extern void scratch_forget (struct disk *d);
+/* -1: EAGAIN, it became the disk; ESHUTDOWN; EIO, its view was revoked. */
+extern int scratch_begin (struct replica *r, struct scratch *s, bool alone);
+extern void scratch_end (struct replica *r, struct scratch *s);
+extern int scratch_read (struct replica *r, struct scratch *s, void *buf,
+                         uint64_t len, uint64_t off);
+/* BUF NULL: zeroes. */
+extern int scratch_write (struct replica *r, struct scratch *s, const void *buf,
+                          uint64_t len, uint64_t off, bool may_trim);
+extern int scratch_extents (struct replica *r, struct scratch *s, uint64_t len,
+                            uint64_t off, struct extent_gather *g);
+/* E is open on a scratch that became the disk: *NOW is what it means from then on. */
+extern bool scratch_is_disk (struct replica *r, const struct replica_export *e,
+                             struct replica_export *now);
+/* Discard what was written; an open one goes on with the newest checkpoint. */
+extern int scratch_reset (struct replica *r, unsigned disk,
+                          uint64_t *checkpoint);
+
+/* --- promote-scratch.c: all with the turn ------------------------------------ */
+
+extern int scratch_check_promote (struct replica *r, struct mcerror *err);
+/* Nobody reads, writes, opens or resets a scratch until it is released. */
+extern void scratch_hold_all (struct replica *r);
+extern void scratch_release_all (struct replica *r);
+/* After the PROMOTE record, moving. */
+extern int scratch_ingest (struct replica *r, uint64_t checkpoint,
+                           struct mcerror *err);
+
 /* --- put.c: writes into the open epoch ------------------------------------ */
 
 /* -1 with EAGAIN: the route has changed, nothing was taken. */
 extern int put_data (struct replica *r, const struct replica_export *e,
                      const void *buf, uint32_t count, uint64_t offset);
+/* Of the replica itself, into a promoted disk, while it moves.  BUF NULL: zeroes. */
+extern int put_own (struct replica *r, unsigned disk, const void *buf,
+                    uint32_t count, uint64_t offset, bool may_trim);
 extern int put_zero (struct replica *r, const struct replica_export *e,
                      uint32_t count, uint64_t offset, bool may_trim);
 
@@ -332,7 +403,8 @@ struct promote_answer {
   uint64_t latency_ns;
   bool drained;
 };
-extern int replica_promote (struct replica *r, const char *to,
+/* TO (NULL: the newest) names a checkpoint; SCRATCH: with what was written to scratch. */
+extern int replica_promote (struct replica *r, const char *to, bool scratch,
                             struct promote_answer *answer,
                             struct mcerror *err);
 /* Drop every uncommitted epoch; the caller has made it void, durably. */

@@ -139,6 +139,7 @@ destroy (struct replica *r)
   journal_close (r->journal);
   for (unsigned i = 0; i < r->ndisks; i++) {
     backing_close (r->disks[i].backing);
+    scratch_forget (&r->disks[i]);
     free (r->disks[i].name);
   }
   free (r->disks);

@@ -18,6 +18,7 @@
 struct promote_change {
   struct journal_checkpoint checkpoint;
   uint64_t open, epochs, bytes;
+  bool pending;                 /* what was written to scratch comes after it */
   uint64_t generation;          /* out */
 };
 
@@ -35,6 +36,7 @@ change_promote (struct journal_state *state, void *opaque)
   state->void_epoch = c->open - 1;
   state->drained = false;
   state->clean = false;
+  state->pending = c->pending;
   c->generation = state->generation;
 }
 
@@ -243,14 +245,16 @@ promote_record (struct replica *r, struct promote_change *change,
 }
 
 static int
-promote_turn (struct replica *r, const char *to,
+promote_turn (struct replica *r, const char *to, bool scratch,
               struct promote_answer *answer, struct mcerror *err)
 {
-  struct promote_change change = { .epochs = 0 };
+  struct promote_change change = { .pending = scratch };
   int result = check_promote (r, to, answer, err);
 
   if (result != 0)
     return result == 1 ? 0 : -1;
+  if (scratch && scratch_check_promote (r, err) == -1)
+    return -1;
   if (choose (r, to, &change.checkpoint, err) == -1)
     return -1;
   if (is_older (r, change.checkpoint.id)) {
@@ -274,13 +278,15 @@ promote_turn (struct replica *r, const char *to,
     change.bytes = stat.bytes;
   }
   result = promote_record (r, &change, answer, err);
+  if (result == 0 && scratch)
+    result = scratch_ingest (r, change.checkpoint.id, err);
   move_end (r);
   release_writeout (r);
   return result;
 }
 
 int
-replica_promote (struct replica *r, const char *to,
+replica_promote (struct replica *r, const char *to, bool scratch,
                  struct promote_answer *answer, struct mcerror *err)
 {
   uint64_t since = host_monotonic_ns ();
@@ -291,9 +297,13 @@ replica_promote (struct replica *r, const char *to,
     if (turn_begin_locked (r) == -1)
       return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
   }
-  result = promote_turn (r, to, answer, err);
+  if (scratch)
+    scratch_hold_all (r);       /* nobody writes to it meanwhile */
+  result = promote_turn (r, to, scratch, answer, err);
   answer->latency_ns = host_monotonic_ns () - since;
   saved = errno;
+  if (scratch)
+    scratch_release_all (r);
   {
     SCOPED_LOCK (&r->lock);
     turn_end_locked (r);

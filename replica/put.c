@@ -338,7 +338,7 @@ rmw_dirty_locked (struct replica *r, const struct put *p)
     }
 }
 
-/* Make it part of the open epoch.  0; 1 when it has to start over; -1. */
+/* Make it part of the open epoch.  E NULL: the replica itself writes, while it moves.  0; 1 when it has to start over; -1. */
 static int
 put_publish (struct put *p, const struct replica_export *e)
 {
@@ -350,8 +350,9 @@ put_publish (struct put *p, const struct replica_export *e)
 
   SCOPED_LOCK (&r->lock);
 
-  wait_settled_locked (r);
-  if (admit_locked (r, e, true) == -1) {
+  if (e)
+    wait_settled_locked (r);
+  if (e && admit_locked (r, e, true) == -1) {
     journal_uncredit (r->journal, p->n, p->blocks);
     rmw_remove_locked (p);
     return -1;
@@ -454,8 +455,8 @@ put_once (struct put *p, const struct replica_export *e, const uint8_t *data,
 }
 
 static int
-put (struct replica *r, const struct replica_export *e, const void *data,
-     uint64_t len, uint64_t off, bool zero, bool may_trim)
+put (struct replica *r, const struct replica_export *e, unsigned disk,
+     const void *data, uint64_t len, uint64_t off, bool zero, bool may_trim)
 {
   struct put p;
   int result;
@@ -464,7 +465,7 @@ put (struct replica *r, const struct replica_export *e, const void *data,
     return 0;
   if (make_dirty (r) == -1)
     return -1;
-  put_init (&p, r, e->disk);
+  put_init (&p, r, disk);
   while ((result = put_once (&p, e, data, len, off, zero, may_trim)) == 1)
     put_abandon (&p);
   if (result == -1) {
@@ -476,7 +477,9 @@ put (struct replica *r, const struct replica_export *e, const void *data,
     }
     put_abandon (&p);
     errno = saved;
-    if (journal_failed (r->journal)) {
+    if (e == NULL)
+      ;                         /* the caller knows what to do */
+    else if (journal_failed (r->journal)) {
       replica_fail (r, "writing the journal", journal_failed (r->journal));
       errno = EIO;
     }
@@ -493,12 +496,19 @@ int
 put_data (struct replica *r, const struct replica_export *e, const void *buf,
           uint32_t count, uint64_t offset)
 {
-  return put (r, e, buf, count, offset, false, false);
+  return put (r, e, e->disk, buf, count, offset, false, false);
+}
+
+int
+put_own (struct replica *r, unsigned disk, const void *buf, uint32_t count,
+         uint64_t offset, bool may_trim)
+{
+  return put (r, NULL, disk, buf, count, offset, buf == NULL, may_trim);
 }
 
 int
 put_zero (struct replica *r, const struct replica_export *e, uint32_t count,
           uint64_t offset, bool may_trim)
 {
-  return put (r, e, NULL, count, offset, true, may_trim);
+  return put (r, e, e->disk, NULL, count, offset, true, may_trim);
 }

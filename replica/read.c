@@ -167,11 +167,26 @@ committed_zero (struct replica *r, unsigned disk, uint64_t offset,
 }
 
 int
+read_view (struct replica *r, const struct view *look, unsigned disk, void *buf,
+           uint64_t count, uint64_t offset)
+{
+  return read_what (r, disk, (struct what) { .look = look }, buf, count, offset);
+}
+
+int
 replica_pread (struct replica *r, const struct replica_export *e, void *buf,
                uint32_t count, uint64_t offset)
 {
+  struct replica_export now;
   bool direct;
 
+  if (e->view == REPLICA_SCRATCH) {
+    int result = scratch_read (r, e->scratch, buf, count, offset);
+
+    if (result == 0 || errno != EAGAIN || !scratch_is_disk (r, e, &now))
+      return result;
+    e = &now;
+  }
   {
     SCOPED_LOCK (&r->lock);
     if (admit_locked (r, e, false) == -1)
@@ -188,6 +203,8 @@ int
 replica_cache (struct replica *r, const struct replica_export *e,
                uint32_t count, uint64_t offset)
 {
+  if (e->view == REPLICA_SCRATCH)
+    return 0;
   {
     SCOPED_LOCK (&r->lock);
     if (admit_locked (r, e, false) == -1)
@@ -196,15 +213,7 @@ replica_cache (struct replica *r, const struct replica_export *e,
   return backing_cache (r->disks[e->disk].backing, count, offset);
 }
 
-/* Neighbours of one kind go out as one. */
-struct extent_gather {
-  replica_extent_fn fn;
-  void *opaque;
-  uint64_t offset, length;
-  bool hole, zero;
-};
-
-static int
+int
 gather_extent (struct extent_gather *g, uint64_t offset, uint64_t length,
                bool hole, bool zero)
 {
@@ -239,44 +248,86 @@ backing_extents (struct backing *b, uint64_t offset, uint64_t length,
   return 0;
 }
 
-int
-replica_extents (struct replica *r, const struct replica_export *e,
-                 uint32_t count, uint64_t offset, replica_extent_fn fn,
-                 void *opaque)
+/* What was resolved into this thread's pieces. */
+static int
+pieces_extents (struct backing *b, struct extent_gather *g)
 {
-  struct extent_gather g = { .fn = fn, .opaque = opaque };
-  struct backing *b = r->disks[e->disk].backing;
-
-  if (pthread_once (&pieces_once, make_key) != 0) {
-    errno = ENOMEM;
-    return -1;
-  }
-  {
-    SCOPED_LOCK (&r->lock);
-    if (admit_locked (r, e, false) == -1 ||
-        resolve_locked (r, e->disk, (struct what) { .look = e->look }, offset,
-                        count) == -1)
-      return -1;
-  }
   for (size_t i = 0; i < pieces.n; i++) {
     const struct overlay_piece *p = &pieces.piece[i];
     int result = 0;
 
     switch (p->source) {
     case OVERLAY_BACKING:
-      result = backing_extents (b, p->offset, p->length, &g);
+      result = backing_extents (b, p->offset, p->length, g);
       break;
     case OVERLAY_ZERO:
-      result = gather_extent (&g, p->offset, p->length, p->may_trim, true);
+      result = gather_extent (g, p->offset, p->length, p->may_trim, true);
       break;
     case OVERLAY_DATA:
-      result = gather_extent (&g, p->offset, p->length, false, false);
+      result = gather_extent (g, p->offset, p->length, false, false);
       break;
     }
     if (result == -1)
       return -1;
   }
-  if (e->look && view_check (r, e->look) == -1)
+  return 0;
+}
+
+int
+view_extents (struct replica *r, const struct view *look, unsigned disk,
+              uint64_t count, uint64_t offset, struct extent_gather *g)
+{
+  {
+    SCOPED_LOCK (&r->lock);
+    if (resolve_locked (r, disk, (struct what) { .look = look }, offset,
+                        count) == -1)
+      return -1;
+  }
+  if (pieces_extents (r->disks[disk].backing, g) == -1)
+    return -1;
+  return view_check (r, look);
+}
+
+static int
+inlet_extents (struct replica *r, const struct replica_export *e,
+               uint32_t count, uint64_t offset, struct extent_gather *g)
+{
+  {
+    SCOPED_LOCK (&r->lock);
+    if (admit_locked (r, e, false) == -1 ||
+        resolve_locked (r, e->disk, (struct what) { .look = NULL }, offset,
+                        count) == -1)
+      return -1;
+  }
+  return pieces_extents (r->disks[e->disk].backing, g);
+}
+
+int
+replica_extents (struct replica *r, const struct replica_export *e,
+                 uint32_t count, uint64_t offset, replica_extent_fn fn,
+                 void *opaque)
+{
+  struct extent_gather g = { .fn = fn, .opaque = opaque };
+  struct replica_export now;
+  int result;
+
+  if (pthread_once (&pieces_once, make_key) != 0) {
+    errno = ENOMEM;
+    return -1;
+  }
+  switch (e->view) {
+  case REPLICA_SCRATCH:
+    result = scratch_extents (r, e->scratch, count, offset, &g);
+    if (result == -1 && errno == EAGAIN && scratch_is_disk (r, e, &now))
+      result = inlet_extents (r, &now, count, offset, &g);
+    break;
+  case REPLICA_CHECKPOINT:
+    result = view_extents (r, e->look, e->disk, count, offset, &g);
+    break;
+  default:
+    result = inlet_extents (r, e, count, offset, &g);
+  }
+  if (result == -1)
     return -1;
   return g.length > 0 ? fn (opaque, g.offset, g.length, g.hole, g.zero) : 0;
 }

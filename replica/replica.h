@@ -78,6 +78,7 @@ enum replica_view {
   REPLICA_INLET,                /* NAME, NAME@gG */
   REPLICA_PROMOTED,             /* NAME@promoted */
   REPLICA_CHECKPOINT,           /* NAME@latest, NAME@N: read-only */
+  REPLICA_SCRATCH,              /* NAME@scratch: the newest checkpoint, to write to */
 };
 struct replica_export {
   unsigned disk;
@@ -86,6 +87,7 @@ struct replica_export {
   uint64_t fence;               /* the replica's when the export was opened */
   struct view *look;            /* CHECKPOINT: what is looked at */
   uint64_t checkpoint;          /* CHECKPOINT: its number */
+  struct scratch *scratch;      /* SCRATCH */
 };
 
 /* NAME as a client sent it -> *EXPORT, which replica_close_export ends.  -1: ENOENT for a name

@@ -87,7 +87,8 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
 
   whole = (took == JOURNAL_TOOK_SHARED || took == JOURNAL_TOOK_SAVED ||
            (took == JOURNAL_TOOK_NOTHING && state->clean)) &&
-    state->state != JOURNAL_STALE && state->state != JOURNAL_FAILED;
+    state->state != JOURNAL_STALE && state->state != JOURNAL_FAILED &&
+    !state->pending;            /* half of what was written to scratch is no disk */
   if (whole && restore_speculation (r, state, newest) == -1) {
     if (errno == ENOMEM)
       return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
@@ -182,6 +183,7 @@ change_open (struct journal_state *state, void *opaque)
     state->clean = false;
   if (!c->restored)
     state->void_epoch = c->open - 1;
+  state->pending = false;
 }
 
 int

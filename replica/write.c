@@ -55,11 +55,20 @@ static int
 submit (struct replica *r, const struct replica_export *e, const void *buf,
         uint32_t count, uint64_t offset, unsigned flags)
 {
+  struct replica_export now;
   enum route route;
   int result;
 
   if (count == 0)
     return 0;
+  if (e->view == REPLICA_SCRATCH) {
+    /* Nothing of it outlives the server, so there is nothing for FUA to do. */
+    result = scratch_write (r, e->scratch, buf, count, offset,
+                            flags & REPLICA_MAY_TRIM);
+    if (result == 0 || errno != EAGAIN || !scratch_is_disk (r, e, &now))
+      return result;
+    e = &now;
+  }
   do {
     int saved;
 
@@ -103,9 +112,15 @@ int
 replica_flush (struct replica *r, const struct replica_export *e)
 {
   struct backing *b = r->disks[e->disk].backing;
+  struct replica_export now;
   int result = 0;
   bool image;
 
+  if (e->view == REPLICA_SCRATCH) {
+    if (!scratch_is_disk (r, e, &now))
+      return 0;
+    e = &now;
+  }
   {
     SCOPED_LOCK (&r->lock);
     wait_settled_locked (r);

@@ -19,6 +19,7 @@ nbd_tests = \
 	nbd/test-mcbuf-recover.py \
 	nbd/test-mcbuf-restart.py \
 	nbd/test-mcbuf-resync.py \
+	nbd/test-mcbuf-scratch.py \
 	nbd/test-mcbuf-states.py \
 	$(NULL)
 TESTS += $(nbd_tests)

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* "promote scratch": the checkpoint with what was written to its scratch over it becomes the disk.
+ *
+ * The PROMOTE record comes first and says that something is pending.  Then all that was written to
+ * scratch goes into the journal as promoted writes, and one record commits it and takes the
+ * word back.  Killed in between, the replica is promoted to the checkpoint
+ * alone: what is pending is void to whoever comes next.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+
+#define PIECE (1u << 20)
+
+/* Room in the journal for what a scratch holds: blocks, and descriptors. */
+static uint64_t
+room_needed (const struct scratch *s)
+{
+  return map_blocks (s->map) * (JOURNAL_BLOCK + 64) + 2 * JOURNAL_CHUNK;
+}
+
+int
+scratch_check_promote (struct replica *r, struct mcerror *err)
+{
+  struct journal_usage usage;
+  uint64_t need = 0;
+  unsigned n = 0;
+  SCOPED_LOCK (&r->lock);
+
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    const struct scratch *s = r->disks[i].scratch;
+
+    if (s == NULL)
+      continue;
+    n++;
+    need += room_needed (s);
+    if (s->checkpoint != r->checkpoint.id) {
+      errno = EPERM;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot promote scratch: \"%s@scratch\" is over checkpoint %" PRIu64
+                          ", the newest is %" PRIu64 ": reset it, or promote without it",
+                          r->disks[i].name, s->checkpoint, r->checkpoint.id);
+    }
+    if (s->look && s->look->revoked) {
+      errno = EPERM;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot promote scratch: \"%s@scratch\" was revoked: reset it, or promote without it",
+                          r->disks[i].name);
+    }
+  }
+  if (n == 0) {
+    errno = EPERM;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot promote scratch: nobody has written to NAME@scratch since the last checkpoint: "
+                        "promote without it");
+  }
+  journal_get_usage (r->journal, &usage);
+  if (need > usage.available) {
+    errno = ENOSPC;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot promote scratch: %" PRIu64 " bytes of it do not fit into the journal, which has room for %"
+                        PRIu64 ": wait for write-out, or promote without it", need, usage.available);
+  }
+  return 0;
+}
+
+/* Neighbouring runs of data as one piece of at most PIECE bytes; zeroes by themselves. */
+static int
+ingest_runs (struct replica *r, struct scratch *s, const struct map_run *runs,
+             size_t n, uint8_t *buf)
+{
+  uint64_t size = r->disks[s->disk].size;
+
+  for (size_t i = 0; i < n;) {
+    uint64_t from = runs[i].sector, to = from + runs[i].nsectors, end;
+    bool zero = runs[i].zero, may_trim = runs[i].may_trim;
+
+    i++;
+    while (!zero && i < n && !runs[i].zero && runs[i].sector == to &&
+           (to + runs[i].nsectors - from) * JOURNAL_SECTOR <= PIECE) {
+      to += runs[i].nsectors;
+      i++;
+    }
+    from *= JOURNAL_SECTOR;
+    end = MIN (to * JOURNAL_SECTOR, size);
+    if (!zero && io_pread (s->file, buf, end - from, from) == -1)
+      return -1;
+    if (put_own (r, s->disk, zero ? NULL : buf, end - from, from, may_trim) == -1)
+      return -1;
+  }
+  return 0;
+}
+
+static int
+ingest (struct replica *r)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (PIECE);
+
+  if (buf == NULL)
+    return -1;
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    CLEANUP_FREE struct map_run *runs = NULL;
+    struct scratch *s = r->disks[i].scratch;
+    size_t n;
+
+    if (s && (map_sorted (s->map, &runs, &n) == -1 ||
+              ingest_runs (r, s, runs, n, buf) == -1))
+      return -1;
+  }
+  return promoted_flush_turn (r);
+}
+
+void
+scratch_hold_all (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  r->scratch_held = true;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    while (r->disks[i].scratch &&
+           (r->disks[i].scratch->alone || r->disks[i].scratch->shared > 0))
+      pthread_cond_wait (&r->changed, &r->lock);
+}
+
+void
+scratch_release_all (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  r->scratch_held = false;
+  pthread_cond_broadcast (&r->changed);
+}
+
+/* From now on who has it open has the disk. */
+static void
+hand_over_locked (struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    struct scratch *s = r->disks[i].scratch;
+
+    if (s == NULL || s->users == 0)
+      continue;                 /* scratch_forget is for it */
+    s->became_disk = true;
+    s->fence = r->fence;
+    r->disks[i].scratch = NULL;
+  }
+}
+
+static void
+change_void (struct journal_state *state, void *opaque)
+{
+  state_epoch (state, *(uint64_t *) opaque);
+  state->void_epoch = *(uint64_t *) opaque - 1;
+  state->pending = false;
+}
+
+/* Promoted without it: what is in the journal of it must never be seen. */
+static void
+give_up (struct replica *r)
+{
+  uint64_t open;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    open = speculation_open_number (r->spec) + 1;
+  }
+  if (journal_record (r->journal, JOURNAL_REC_STATE, change_void, &open) == -1 ||
+      discard_speculation (r) == -1)
+    replica_fail (r, "discarding what was written to scratch", errno);
+}
+
+int
+scratch_ingest (struct replica *r, uint64_t checkpoint, struct mcerror *err)
+{
+  if (ingest (r) == -1) {
+    int saved = errno;
+
+    if (journal_failed (r->journal))
+      replica_fail (r, "promoting scratch", saved);
+    else
+      give_up (r);
+    errno = saved;
+    return mcerror_set (err, MCEXIT_PARTIAL,
+                        "promoted to checkpoint %" PRIu64 ", but without what was written to scratch: %s",
+                        checkpoint, strerror (saved));
+  }
+  {
+    SCOPED_LOCK (&r->lock);
+    hand_over_locked (r);
+  }
+  for (unsigned i = 0; i < r->ndisks; i++)
+    scratch_forget (&r->disks[i]);
+  return 0;
+}

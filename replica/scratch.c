@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Scratch: a checkpoint as a disk to write to, apart from the replica.
+ *
+ * Below is a view of the checkpoint (view.c); above, what was written: a map that knows which sectors
+ * those are, and a file without a name, in the journal's directory, that has them at the same
+ * place.  While nobody has it open the view is closed, so that write-out goes on; what was
+ * written is kept until a later commit, or "reset", makes it worthless.  Nothing of it
+ * outlives the server.
+ *
+ * Requests hold the scratch shared.  A write that covers part of a sector reads the rest
+ * first and holds it alone, as do reset and promote.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "replica/internal.h"
+
+#define SECTOR JOURNAL_SECTOR
+#define BLOCKS 4096             /* a map's first size */
+
+/* --- one at a time, or many ------------------------------------------------------ */
+
+int
+scratch_begin (struct replica *r, struct scratch *s, bool alone)
+{
+  SCOPED_LOCK (&r->lock);
+
+  while (r->scratch_held || s->alone || (alone && s->shared > 0))
+    pthread_cond_wait (&r->changed, &r->lock);
+  if (s->became_disk || r->stopping || (s->look && s->look->revoked)) {
+    errno = s->became_disk ? EAGAIN : r->stopping ? ESHUTDOWN : EIO;
+    return -1;
+  }
+  if (alone)
+    s->alone = true;
+  else
+    s->shared++;
+  return 0;
+}
+
+void
+scratch_end (struct replica *r, struct scratch *s)
+{
+  int saved = errno;
+  SCOPED_LOCK (&r->lock);
+
+  if (s->alone)
+    s->alone = false;
+  else {
+    assert (s->shared > 0);
+    s->shared--;
+  }
+  pthread_cond_broadcast (&r->changed);
+  errno = saved;
+}
+
+/* --- opening and closing ------------------------------------------------------------ */
+
+static void
+scratch_free (struct scratch *s)
+{
+  int saved = errno;
+
+  if (s) {
+    io_close (s->file);
+    map_free (s->map);
+    free (s);
+  }
+  errno = saved;
+}
+
+static struct scratch *
+scratch_new (struct replica *r, unsigned disk)
+{
+  CLEANUP_FREE char *path = NULL;
+  struct scratch *s;
+
+  if (r->disks[disk].size / JOURNAL_BLOCK > UINT32_MAX) {
+    errno = EFBIG;
+    return NULL;
+  }
+  if (asprintf (&path, "%s/scratch-%s", r->dir, r->disks[disk].name) == -1) {
+    path = NULL;
+    return NULL;
+  }
+  s = calloc (1, sizeof *s);
+  if (s == NULL)
+    return NULL;
+  s->disk = disk;
+  s->map = map_new (BLOCKS);
+  if (s->map == NULL || io_open (r->fs, path, O_RDWR | O_CREAT | O_TRUNC, 0600, &s->file) == -1)
+    goto error;
+  if (io_unlink (r->fs, path) == -1 ||
+      io_truncate (s->file, r->disks[disk].size) == -1)
+    goto error;
+  return s;
+
+ error:
+  scratch_free (s);
+  return NULL;
+}
+
+/* All disks' scratches that are open show one checkpoint, so that they are one machine's. */
+static uint64_t
+base_locked (struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (r->disks[i].scratch && r->disks[i].scratch->users > 0)
+      return r->disks[i].scratch->look->checkpoint;
+  return VIEW_LATEST;
+}
+
+/* Take the view LOOK for the scratch of DISK, or FRESH if there is none that fits.  What
+ * is of no use any more comes back.  1: the bases differ, begin again; -1: the view was revoked.
+ */
+static int
+install_locked (struct replica *r, unsigned disk, struct view *look,
+                struct scratch **fresh)
+{
+  struct disk *d = &r->disks[disk];
+  struct scratch *old;
+  uint64_t base;
+
+  while (r->scratch_held)
+    pthread_cond_wait (&r->changed, &r->lock);
+  if (look->revoked) {
+    errno = ESHUTDOWN;
+    return -1;
+  }
+  base = base_locked (r);
+  old = d->scratch;
+
+  if (base != VIEW_LATEST ? base != look->checkpoint :
+      look->checkpoint != r->checkpoint.id)
+    return 1;
+  if (old == NULL || (old->users == 0 && old->checkpoint != look->checkpoint)) {
+    d->scratch = *fresh;
+    *fresh = old;
+    d->scratch->checkpoint = look->checkpoint;
+  }
+  if (d->scratch->users++ == 0)
+    d->scratch->look = look;
+  return 0;
+}
+
+int
+scratch_open (struct replica *r, unsigned disk, struct scratch **scratch)
+{
+  struct scratch *fresh = scratch_new (r, disk);
+  int result = 1;
+
+  if (fresh == NULL)
+    return -1;
+  while (result == 1) {
+    struct view *look, *extra;
+    uint64_t base;
+
+    {
+      SCOPED_LOCK (&r->lock);
+      base = base_locked (r);
+    }
+    if (view_open (r, base, &look) == -1) {
+      scratch_free (fresh);
+      return -1;
+    }
+    extra = look;
+    {
+      SCOPED_LOCK (&r->lock);
+      result = install_locked (r, disk, look, &fresh);
+      if (result == 0) {
+        *scratch = r->disks[disk].scratch;
+        if ((*scratch)->users == 1)
+          extra = NULL;
+      }
+    }
+    if (extra) {
+      int saved = errno;
+
+      view_close (r, extra);
+      errno = saved;
+    }
+  }
+  scratch_free (fresh);
+  return result;
+}
+
+void
+scratch_close (struct replica *r, struct scratch *s)
+{
+  struct view *look = NULL;
+  bool last;
+
+  {
+    SCOPED_LOCK (&r->lock);
+
+    assert (s->users > 0);
+    last = --s->users == 0;
+    if (last) {
+      look = s->look;
+      s->look = NULL;
+    }
+    last = last && s->became_disk;
+  }
+  if (look)
+    view_close (r, look);
+  if (last)
+    scratch_free (s);           /* a promote took it out of the disk */
+}
+
+void
+scratch_forget (struct disk *d)
+{
+  scratch_free (d->scratch);
+  d->scratch = NULL;
+}
+
+/* --- requests ----------------------------------------------------------------------------- */
+
+static int
+read_scratch (struct replica *r, struct scratch *s, void *buf, uint64_t len,
+              uint64_t off)
+{
+  struct overlay_pieces pieces = OVERLAY_PIECES_INIT;
+  int result;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    result = overlay_resolve_at (s->map, NULL, 0, s->disk, off, len, &pieces);
+  }
+  for (size_t i = 0; i < pieces.n && result == 0; i++) {
+    const struct overlay_piece *p = &pieces.piece[i];
+    char *to = (char *) buf + (p->offset - off);
+
+    switch (p->source) {
+    case OVERLAY_DATA:
+      result = io_pread (s->file, to, p->length, p->offset);
+      break;
+    case OVERLAY_ZERO:
+      memset (to, 0, p->length);
+      break;
+    case OVERLAY_BACKING:
+      result = read_view (r, s->look, s->disk, to, p->length, p->offset);
+      break;
+    }
+  }
+  overlay_pieces_free (&pieces);
+  return result;
+}
+
+int
+scratch_read (struct replica *r, struct scratch *s, void *buf, uint64_t len,
+              uint64_t off)
+{
+  int result;
+
+  if (scratch_begin (r, s, false) == -1)
+    return -1;
+  result = read_scratch (r, s, buf, len, off);
+  scratch_end (r, s);
+  return result;
+}
+
+/* Whole sectors (or up to the end of the disk). */
+static int
+write_sectors (struct replica *r, struct scratch *s, const void *data,
+               uint64_t len, uint64_t off)
+{
+  if (io_pwrite (s->file, data, len, off) == -1)
+    return -1;
+  SCOPED_LOCK (&r->lock);
+
+  return map_put (s->map, s->disk, off / SECTOR, DIV_UP (len, (uint64_t) SECTOR),
+                  off / JOURNAL_BLOCK);
+}
+
+/* The part of one sector; alone. */
+static int
+write_part (struct replica *r, struct scratch *s, const void *data,
+            uint64_t len, uint64_t off)
+{
+  uint64_t at = ROUND_DOWN (off, (uint64_t) SECTOR);
+  uint64_t n = MIN ((uint64_t) SECTOR, r->disks[s->disk].size - at);
+  uint8_t sector[SECTOR];
+
+  if (read_scratch (r, s, sector, n, at) == -1)
+    return -1;
+  if (data)
+    memcpy (sector + (off - at), data, len);
+  else
+    memset (sector + (off - at), 0, len);
+  return write_sectors (r, s, sector, n, at);
+}
+
+static int
+write_middle (struct replica *r, struct scratch *s, const void *data,
+              uint64_t len, uint64_t off, bool may_trim)
+{
+  if (data)
+    return write_sectors (r, s, data, len, off);
+  SCOPED_LOCK (&r->lock);
+
+  return map_zero (s->map, s->disk, off / SECTOR,
+                   DIV_UP (len, (uint64_t) SECTOR), may_trim);
+}
+
+int
+scratch_write (struct replica *r, struct scratch *s, const void *buf,
+               uint64_t len, uint64_t off, bool may_trim)
+{
+  uint64_t size = r->disks[s->disk].size, end = off + len;
+  uint64_t from = MIN (ROUND_UP (off, (uint64_t) SECTOR), end);
+  uint64_t to = end == size ? end : MAX (ROUND_DOWN (end, (uint64_t) SECTOR), from);
+  const char *data = buf;
+  int result = 0;
+
+  if (scratch_begin (r, s, from != off || to != end) == -1)
+    return -1;
+  if (off < from)
+    result = write_part (r, s, data, from - off, off);
+  if (result == 0 && from < to)
+    result = write_middle (r, s, data ? data + (from - off) : NULL, to - from,
+                           from, may_trim);
+  if (result == 0 && to < end)
+    result = write_part (r, s, data ? data + (to - off) : NULL, end - to, to);
+  scratch_end (r, s);
+  return result;
+}
+
+int
+scratch_extents (struct replica *r, struct scratch *s, uint64_t len, uint64_t off,
+                 struct extent_gather *g)
+{
+  struct overlay_pieces pieces = OVERLAY_PIECES_INIT;
+  int result;
+
+  if (scratch_begin (r, s, false) == -1)
+    return -1;
+  {
+    SCOPED_LOCK (&r->lock);
+    result = overlay_resolve_at (s->map, NULL, 0, s->disk, off, len, &pieces);
+  }
+  for (size_t i = 0; i < pieces.n && result == 0; i++) {
+    const struct overlay_piece *p = &pieces.piece[i];
+
+    if (p->source == OVERLAY_BACKING)
+      result = view_extents (r, s->look, s->disk, p->length, p->offset, g);
+    else
+      result = gather_extent (g, p->offset, p->length,
+                              p->source == OVERLAY_ZERO,
+                              p->source == OVERLAY_ZERO);
+  }
+  scratch_end (r, s);
+  overlay_pieces_free (&pieces);
+  return result;
+}
+
+bool
+scratch_is_disk (struct replica *r, const struct replica_export *e,
+                 struct replica_export *now)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if (!e->scratch->became_disk)
+    return false;
+  *now = (struct replica_export) { .disk = e->disk, .view = REPLICA_PROMOTED,
+                                   .fence = e->scratch->fence };
+  return true;
+}
+
+/* --- reset ---------------------------------------------------------------------------------- */
+
+/* Take the place of what S has, and of where it stands. */
+static void
+swap_locked (struct scratch *s, struct scratch *fresh, struct view **look)
+{
+  struct map *map = s->map;
+  struct io_file *file = s->file;
+  struct view *old = s->look;
+
+  s->map = fresh->map;
+  s->file = fresh->file;
+  s->look = *look;
+  s->checkpoint = (*look)->checkpoint;
+  fresh->map = map;
+  fresh->file = file;
+  *look = old;
+}
+
+/* One that nobody has open goes as a whole; one that is open gets another user, us. */
+static struct scratch *
+take (struct replica *r, unsigned disk)
+{
+  struct scratch *s, *unused = NULL;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    while (r->scratch_held)
+      pthread_cond_wait (&r->changed, &r->lock);
+    s = r->disks[disk].scratch;
+    if (s && s->users > 0)
+      s->users++;
+    else {
+      r->disks[disk].scratch = NULL;
+      unused = s;
+      s = NULL;
+    }
+  }
+  scratch_free (unused);
+  return s;
+}
+
+int
+scratch_reset (struct replica *r, unsigned disk, uint64_t *checkpoint)
+{
+  struct scratch *fresh = NULL, *s = take (r, disk);
+  struct view *look = NULL;
+  int result = -1;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    *checkpoint = r->checkpoint.id;
+  }
+  if (s == NULL)
+    return 0;
+  if ((fresh = scratch_new (r, disk)) && view_open (r, VIEW_LATEST, &look) == 0) {
+    bool alone = true;
+
+    {
+      SCOPED_LOCK (&r->lock);
+      /* A revoked one is what a reset is needed for. */
+      while (r->scratch_held || s->alone || s->shared > 0)
+        pthread_cond_wait (&r->changed, &r->lock);
+      if (s->became_disk) {
+        errno = ESHUTDOWN;
+        alone = false;
+      }
+      else {
+        *checkpoint = look->checkpoint;
+        swap_locked (s, fresh, &look);
+      }
+    }
+    result = alone ? 0 : -1;
+  }
+  int saved = errno;
+  if (look)
+    view_close (r, look);
+  scratch_close (r, s);
+  scratch_free (fresh);
+  errno = saved;
+  return result;
+}
