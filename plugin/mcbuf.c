@@ -192,7 +192,9 @@ mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
     if (nbdkit_add_export (exports, name, "inlet") == -1)
       return -1;
     if (replica_is_promoted (replica)) {
-      if (add_export (exports, name, "promoted", "the disk, after a promote") == -1)
+      if (add_export (exports, name, "promoted", "the disk, after a promote") == -1 ||
+          add_export (exports, name, "divergence",
+                      "the disk, with extents where the old primary's differs") == -1)
         return -1;
     }
     else if (replica_has_checkpoint (replica) &&
@@ -222,6 +224,9 @@ report_open (const char *name)
       nbdkit_error ("export \"%s\": this copy was promoted and is the disk now: use NAME@promoted", name);
     else
       nbdkit_error ("export \"%s\" exists only after a promote", name);
+    break;
+  case ENODATA:                 /* the replica has said why */
+    nbdkit_error ("export \"%s\": where the old primary's disk differs is not known", name);
     break;
   case EMFILE:
     nbdkit_error ("export \"%s\": too many checkpoints are looked at already: close some", name);
@@ -294,6 +299,7 @@ mcbuf_export_description (void *handle)
   return h->control ? "mcbuf control verbs" :
     h->export.view == REPLICA_PROMOTED ? "mcbuf disk, promoted" :
     h->export.view == REPLICA_CHECKPOINT ? "mcbuf checkpoint, read-only" :
+    h->export.view == REPLICA_DIVERGENCE ? "mcbuf divergence from the old primary" :
     h->export.view == REPLICA_SCRATCH ? "mcbuf scratch, over the newest checkpoint" :
     "mcbuf inlet";
 }
@@ -314,7 +320,8 @@ mcbuf_can_write (void *handle)
 {
   const struct handle *h = handle;
 
-  return h->control || h->export.view != REPLICA_CHECKPOINT;
+  return h->control || (h->export.view != REPLICA_CHECKPOINT &&
+                        h->export.view != REPLICA_DIVERGENCE);
 }
 
 /* Only disks can do what is asked of disks. */

@@ -95,6 +95,13 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
     if (parse_generation (at + 2, &e.generation) == -1)
       return -1;
   }
+  else if (at && strcmp (at, "@divergence") == 0) {
+    e.view = REPLICA_DIVERGENCE;
+    if (r->state != JOURNAL_PROMOTED) {
+      errno = ESHUTDOWN;
+      return -1;
+    }
+  }
   else if (at && strcmp (at, "@scratch") == 0)
     e.view = REPLICA_SCRATCH;
   else if (at && parse_checkpoint (at + 1, &e.checkpoint))
@@ -113,6 +120,15 @@ replica_open_export (struct replica *r, const char *name,
 {
   if (find_export (r, name, export) == -1)
     return -1;
+  if (export->view == REPLICA_DIVERGENCE) {
+    char why[256];
+
+    if (!divergence_known (r, why, sizeof why)) {
+      replica_log (r, REPLICA_LOG_ERROR, "export \"%s\": %s", name, why);
+      errno = ENODATA;
+      return -1;
+    }
+  }
   if (export->view == REPLICA_CHECKPOINT) {
     if (view_open (r, export->checkpoint, &export->look) == -1)
       return -1;
@@ -174,7 +190,11 @@ admit_locked (struct replica *r, const struct replica_export *e, bool write)
     errno = ESHUTDOWN;
     return -1;
   }
-  if (e->view == REPLICA_PROMOTED) {
+  if (e->view == REPLICA_DIVERGENCE && write) {
+    errno = EPERM;
+    return -1;
+  }
+  if (e->view == REPLICA_PROMOTED || e->view == REPLICA_DIVERGENCE) {
     if (r->state == JOURNAL_PROMOTED && e->fence >= r->fence)
       return 0;
     errno = r->state == JOURNAL_FAILED ? EIO : ESHUTDOWN;

@@ -214,6 +214,27 @@ verb_reset (struct replica *r, char *args, struct answer *a)
   return 0;
 }
 
+/* divergence [disk=NAME] [from=OFFSET] */
+static int
+verb_divergence (struct replica *r, char *args, struct answer *a)
+{
+  const char *word, *name = r->disks[0].name;
+  uint64_t from = 0;
+  unsigned disk;
+
+  while ((word = next_word (&args)) != NULL) {
+    if (strncmp (word, "disk=", 5) == 0)
+      name = word + 5;
+    else if (strncmp (word, "from=", 5) != 0 ||
+             parse_number (word + 5, &from) == -1)
+      return usage (a, "divergence: takes disk=NAME and from=OFFSET");
+  }
+  if (replica_find_disk (r, name, strlen (name), &disk) == -1)
+    return usage (a, "divergence: no disk has that name");
+  a->line = divergence_json (r, disk, from);
+  return 0;
+}
+
 static int
 verb_shutdown (struct replica *r, char *args, struct answer *a)
 {
@@ -247,6 +268,7 @@ static const struct verb {
   { "promote", verb_promote, false },
   { "resync", verb_resync, true },
   { "reset", verb_reset, false },
+  { "divergence", verb_divergence, false },
   { "shutdown", verb_shutdown, false },
 };
 
@@ -267,7 +289,7 @@ carry_out (struct replica *r, bool local, char *request, struct answer *a)
                           "%s: only on the local control socket, %s/control",
                           word, r->dir);
     }
-  return usage (a, "unknown verb: seal, commit, status, list, promote, resync, reset and shutdown are known");
+  return usage (a, "unknown verb: seal, commit, status, list, promote, resync, reset, divergence and shutdown are known");
 }
 
 /* The errors that NBD knows. */

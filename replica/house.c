@@ -149,12 +149,13 @@ house_main (void *replica)
   }
   while (!last) {
     struct house_event *list;
-    bool seals;
+    struct epoch *discarded;
+    bool seals, note;
 
     {
       SCOPED_LOCK (&r->lock);
 
-      if (r->events == NULL && !r->stopping &&
+      if (r->events == NULL && !r->stopping && r->discarded == NULL &&
           speculation_spares_wanted (r->spec) == 0) {
         uint64_t ns = host_monotonic_ns () + IDLE_MS * UINT64_C (1000000);
         struct timespec ts = { .tv_sec = ns / 1000000000,
@@ -163,11 +164,16 @@ house_main (void *replica)
         (void) pthread_cond_timedwait (&r->chores, &r->lock, &ts);
       }
       list = take_events_locked (r);
+      discarded = r->discarded;
+      r->discarded = NULL;
+      note = discarded != NULL;
       last = r->stopping;
       seals = !last && (r->state == JOURNAL_SYNCING ||
                         r->state == JOURNAL_PROTECTED ||
                         r->state == JOURNAL_RESYNCING) && !r->clean;
     }
+    if (note)
+      divergence_finish (r, discarded);
     if (seals && replica_prepare_seal (r) == -1 && !complained) {
       replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
       complained = true;

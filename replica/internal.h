@@ -101,6 +101,8 @@ struct replica {
   struct replica_history history;       /* constant */
   bool history_yields;          /* the journal runs short */
   struct view *views;
+  struct divergence *divergence;        /* of the last promote; NULL: none that is known */
+  struct epoch *discarded;      /* by it, to be noted there */
   bool scratch_held;            /* promote has all scratches for itself */
   struct rmw *rmws;
 
@@ -335,6 +337,37 @@ extern void scratch_release_all (struct replica *r);
 extern int scratch_ingest (struct replica *r, uint64_t checkpoint,
                            struct mcerror *err);
 
+/* --- divergence.c: what differs from the old primary's disk -------------------- */
+
+#define DIVERGENCE_REGION (64u << 10)
+
+/* Before the PROMOTE record that raises the generation to GENERATION; NULL (and logged) when
+ * there can be none.
+ */
+extern struct divergence *divergence_begin (struct replica *r,
+                                            uint64_t generation);
+/* With the promote, before the state changes.  Takes D (may be NULL). */
+extern void divergence_install_locked (struct replica *r, struct divergence *d);
+/* Mark what DISCARDED holds, free it, and from then on it is known. */
+extern void divergence_finish (struct replica *r, struct epoch *discarded);
+/* What a server before this one left; NULL: nothing that can be relied on. */
+extern struct divergence *divergence_load (struct replica *r);
+/* At a clean stop. */
+extern void divergence_save (struct replica *r);
+extern void divergence_free (struct divergence *d);     /* and those before it */
+
+/* Before a write to a promoted disk is acknowledged. */
+extern void divergence_mark (struct replica *r, unsigned disk, uint64_t offset,
+                             uint64_t length);
+/* An inlet's write was refused. */
+extern void divergence_refused (struct replica *r);
+
+/* Is it known?  Else WHY not, for people. */
+extern bool divergence_known (struct replica *r, char *why, size_t size);
+/* From OFFSET on, at most to END: how many bytes are alike in whether they may differ? */
+extern uint64_t divergence_run (struct replica *r, unsigned disk,
+                                uint64_t offset, uint64_t end, bool *differs);
+
 /* --- put.c: writes into the open epoch ------------------------------------ */
 
 /* -1 with EAGAIN: the route has changed, nothing was taken. */
@@ -409,6 +442,8 @@ extern int replica_promote (struct replica *r, const char *to, bool scratch,
                             struct mcerror *err);
 /* Drop every uncommitted epoch; the caller has made it void, durably. */
 extern int discard_speculation (struct replica *r);
+/* The same for a promote: what was dropped is kept in discarded, for the divergence. */
+extern int hand_over_speculation (struct replica *r, struct epoch *more);
 extern int replica_resync (struct replica *r, bool overwrite,
                            struct mcerror *err);
 
@@ -425,6 +460,8 @@ extern void house_free (struct replica *r);
 /* --- status.c ------------------------------------------------------------------- */
 
 extern char *status_json (struct replica *r);
+/* Ranges of DISK, from byte FROM on, as far as they fit into one reply. */
+extern char *divergence_json (struct replica *r, unsigned disk, uint64_t from);
 extern char *list_json (struct replica *r, size_t max);
 
 /* --- socket.c --------------------------------------------------------------------- */

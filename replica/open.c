@@ -143,6 +143,13 @@ destroy (struct replica *r)
     free (r->disks[i].name);
   }
   free (r->disks);
+  while (r->discarded) {
+    struct epoch *older = r->discarded->older;
+
+    epoch_free (r->discarded);
+    r->discarded = older;
+  }
+  divergence_free (r->divergence);
   house_free (r);
   free (r->dir);
   free (r);
@@ -188,6 +195,8 @@ replica_open (const struct replica_params *params, struct replica **replica,
   if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
       check_config (r, err) == -1 || revive (r, params, err) == -1)
     goto error;
+  if (r->state == JOURNAL_PROMOTED)
+    r->divergence = divergence_load (r);
   if (params->control) {
     char *dir = real_path (params->fs, params->dir);
 
@@ -387,6 +396,8 @@ replica_stop (struct replica *r)
       idle = wait_idle_locked (r);
     }
     saved_all = idle && save (r) == 0;
+    if (idle)
+      divergence_save (r);
     if (!saved_all)
       replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot save the speculation buffer: %m; "
                    "it stays in shared memory for the next start", r->dir);

@@ -90,6 +90,7 @@ ingest_runs (struct replica *r, struct scratch *s, const struct map_run *runs,
     end = MIN (to * JOURNAL_SECTOR, size);
     if (!zero && io_pread (s->file, buf, end - from, from) == -1)
       return -1;
+    divergence_mark (r, s->disk, from, end - from);
     if (put_own (r, s->disk, zero ? NULL : buf, end - from, from, may_trim) == -1)
       return -1;
   }

@@ -19,6 +19,8 @@ struct promote_change {
   struct journal_checkpoint checkpoint;
   uint64_t open, epochs, bytes;
   bool pending;                 /* what was written to scratch comes after it */
+  struct divergence *divergence;
+  struct epoch *later;          /* what was committed after an older checkpoint */
   uint64_t generation;          /* out */
 };
 
@@ -103,9 +105,8 @@ rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
   return 0;
 }
 
-/* Drop the speculation buffer.  The journal has made it void. */
-int
-discard_speculation (struct replica *r)
+static struct epoch *
+take_speculation (struct replica *r)
 {
   struct epoch *taken = NULL;
 
@@ -121,17 +122,47 @@ discard_speculation (struct replica *r)
       struct epoch *spare = epoch_new ();
 
       if (spare == NULL)
-        return -1;
+        return NULL;
       SCOPED_LOCK (&r->lock);
       speculation_restock (r->spec, spare);
     }
   }
   quiesce (r);
+  return taken;
+}
+
+/* Drop the speculation buffer.  The journal has made it void. */
+int
+discard_speculation (struct replica *r)
+{
+  struct epoch *taken = take_speculation (r);
+
+  if (taken == NULL)
+    return -1;
   while (taken) {
     struct epoch *older = taken->older;
 
     epoch_free (taken);
     taken = older;
+  }
+  return journal_discard (r->journal);
+}
+
+int
+hand_over_speculation (struct replica *r, struct epoch *more)
+{
+  struct epoch *taken = take_speculation (r), *last = taken;
+
+  if (taken == NULL)
+    return -1;
+  while (last->older)
+    last = last->older;
+  last->older = more;
+  {
+    SCOPED_LOCK (&r->lock);
+    assert (r->discarded == NULL);
+    r->discarded = taken;
+    pthread_cond_signal (&r->chores);
   }
   return journal_discard (r->journal);
 }
@@ -222,6 +253,8 @@ promote_record (struct replica *r, struct promote_change *change,
   }
   {
     SCOPED_LOCK (&r->lock);
+    divergence_install_locked (r, change->divergence);
+    change->divergence = NULL;
     r->state = JOURNAL_PROMOTED;
     views_revoke_locked (r, UINT64_MAX);
     r->direct = false;
@@ -239,8 +272,28 @@ promote_record (struct replica *r, struct promote_change *change,
   replica_log (r, REPLICA_LOG_INFO, "promoted to checkpoint %" PRIu64 ", generation %" PRIu64,
                change->checkpoint.id, change->generation);
   /* Promoted all the same: what cannot be recycled is only room. */
-  if (discard_speculation (r) == -1)
+  if (hand_over_speculation (r, change->later) == -1)
     replica_fail (r, "discarding speculation", errno);
+  else
+    change->later = NULL;
+  return 0;
+}
+
+/* The disk goes back to CHOSEN: what was committed since differs from the old primary's, too. */
+static int
+note_later (struct replica *r, struct promote_change *change,
+            struct mcerror *err)
+{
+  struct journal_damage damage;
+  uint64_t newest = 0;
+
+  change->later = epoch_new ();
+  if (change->later == NULL ||
+      replay_map (r->journal, change->checkpoint.id, UINT64_MAX, change->later,
+                  &newest, &damage) == -1)
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "cannot look through the checkpoints after %" PRIu64 ": %m",
+                        change->checkpoint.id);
   return 0;
 }
 
@@ -262,11 +315,14 @@ promote_turn (struct replica *r, const char *to, bool scratch,
       return -1;
     /* The cycle that just ended may have gone past what was chosen. */
     if (choose (r, to, &change.checkpoint, err) == -1 ||
+        note_later (r, &change, err) == -1 ||
         rebuild_writeout (r, change.checkpoint.id, err) == -1) {
       release_writeout (r);
+      epoch_free (change.later);
       return -1;
     }
   }
+  change.divergence = divergence_begin (r, replica_generation (r) + 1);
   {
     struct speculation_stat stat;
     SCOPED_LOCK (&r->lock);
@@ -282,6 +338,8 @@ promote_turn (struct replica *r, const char *to, bool scratch,
     result = scratch_ingest (r, change.checkpoint.id, err);
   move_end (r);
   release_writeout (r);
+  divergence_free (change.divergence);
+  epoch_free (change.later);
   return result;
 }
 

@@ -302,6 +302,34 @@ inlet_extents (struct replica *r, const struct replica_export *e,
   return pieces_extents (r->disks[e->disk].backing, g);
 }
 
+/* No hole where the old primary's disk may differ.  Nothing is said of zeroes. */
+static int
+divergence_extents (struct replica *r, const struct replica_export *e,
+                    uint32_t count, uint64_t offset, struct extent_gather *g)
+{
+  uint64_t end = offset + count;
+  char why[8];
+
+  {
+    SCOPED_LOCK (&r->lock);
+    if (admit_locked (r, e, false) == -1)
+      return -1;
+  }
+  while (offset < end) {
+    bool differs;
+    uint64_t n = divergence_run (r, e->disk, offset, end, &differs);
+
+    if (gather_extent (g, offset, n, !differs, false) == -1)
+      return -1;
+    offset += n;
+  }
+  /* It may have become unknown meanwhile. */
+  if (divergence_known (r, why, sizeof why))
+    return 0;
+  errno = EIO;
+  return -1;
+}
+
 int
 replica_extents (struct replica *r, const struct replica_export *e,
                  uint32_t count, uint64_t offset, replica_extent_fn fn,
@@ -316,6 +344,9 @@ replica_extents (struct replica *r, const struct replica_export *e,
     return -1;
   }
   switch (e->view) {
+  case REPLICA_DIVERGENCE:
+    result = divergence_extents (r, e, count, offset, &g);
+    break;
   case REPLICA_SCRATCH:
     result = scratch_extents (r, e->scratch, count, offset, &g);
     if (result == -1 && errno == EAGAIN && scratch_is_disk (r, e, &now))

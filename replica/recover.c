@@ -37,6 +37,7 @@ struct recovery {
   unsigned ndisks;
   struct part *parts;
   size_t nparts;
+  bool whole;                   /* all that was acknowledged is still there */
   uint64_t cache;               /* bytes of journal that fit into RAM */
   const char *phase;
   uint64_t done, total, told;
@@ -370,7 +371,10 @@ journal_error (struct recovery *rec, enum mcexit code)
                       ": recovery has begun; mend the cause and run it again" : "");
 }
 
-struct tally { uint64_t bytes, epochs, last; };
+struct tally {
+  uint64_t bytes, epochs, last;
+  struct epoch *ranges;         /* NULL: not wanted (any more) */
+};
 
 static int
 count_discarded (void *opaque, uint64_t epoch,
@@ -383,22 +387,63 @@ count_discarded (void *opaque, uint64_t epoch,
     t->last = epoch;
   }
   t->bytes += (uint64_t) ext->nsectors * JOURNAL_SECTOR;
+  if (t->ranges && map_zero (t->ranges->map, ext->disk, ext->sector,
+                             ext->nsectors, false) == -1) {
+    epoch_free (t->ranges);
+    t->ranges = NULL;
+  }
   return 0;
+}
+
+/* For a server that is started later: where the old primary's disk differs from what is recovered.
+ * RANGES: what was discarded; it is taken.
+ */
+static void
+note_divergence (struct recovery *rec, struct epoch *ranges)
+{
+  struct replica r = { .fs = rec->params->fs, .dir = (char *) (uintptr_t) rec->params->dir,
+                       .journal = rec->j, .disks = rec->disks,
+                       .ndisks = rec->ndisks, .state = JOURNAL_PROTECTED };
+  struct journal_damage damage;
+  uint64_t newest = 0;
+
+  if (ranges == NULL || pthread_mutex_init (&r.lock, NULL) != 0)
+    goto out;
+  if (replay_map (rec->j, rec->chosen.id, UINT64_MAX, ranges, &newest, &damage) == 0) {
+    r.divergence = divergence_begin (&r, rec->state.generation + 1);
+    if (r.divergence) {
+      divergence_finish (&r, ranges);
+      ranges = NULL;
+      divergence_save (&r);
+      divergence_free (r.divergence);
+    }
+  }
+  (void) pthread_mutex_destroy (&r.lock);
+ out:
+  epoch_free (ranges);
 }
 
 static int
 promote (struct recovery *rec)
 {
-  struct tally t = { 0, 0, 0 };
+  struct tally t = { .bytes = 0 };
   struct change c = { .rec = rec };
   uint64_t open;
   struct journal_damage damage;
+
+  if (rec->state.state == JOURNAL_PROTECTED && rec->whole)
+    t.ranges = epoch_new ();
 
   /* How much goes is for the user to know, and no reason to fail. */
   if (journal_replay_uncommitted (rec->j, count_discarded, &t, &open, &damage) == 0) {
     c.epochs = t.epochs;
     c.bytes = t.bytes;
   }
+  else {
+    epoch_free (t.ranges);
+    t.ranges = NULL;
+  }
+  note_divergence (rec, t.ranges);
   if (journal_record (rec->j, JOURNAL_REC_PROMOTE, change_promote, &c) == -1)
     return journal_error (rec, MCEXIT_USAGE);
   if (journal_discard (rec->j) == -1)
@@ -492,6 +537,8 @@ run (struct recovery *rec, struct recover_result *result)
   if (journal_start (rec->j, STAGING, true, &took, &ignored) == -1 &&
       journal_start (rec->j, STAGING, false, &took, rec->err) == -1)
     return -1;
+  rec->whole = took == JOURNAL_TOOK_SHARED || took == JOURNAL_TOOK_SAVED ||
+    (took == JOURNAL_TOOK_NOTHING && rec->state.clean);
   journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK);
   if (rec->state.state != JOURNAL_PROMOTED) {
     if (promote (rec) == -1)

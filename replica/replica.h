@@ -78,6 +78,8 @@ enum replica_view {
   REPLICA_INLET,                /* NAME, NAME@gG */
   REPLICA_PROMOTED,             /* NAME@promoted */
   REPLICA_CHECKPOINT,           /* NAME@latest, NAME@N: read-only */
+  REPLICA_DIVERGENCE,           /* NAME@divergence: the promoted disk, read-only; its extents tell
+                                   where the old primary's disk may differ */
   REPLICA_SCRATCH,              /* NAME@scratch: the newest checkpoint, to write to */
 };
 struct replica_export {

@@ -209,6 +209,45 @@ status_json (struct replica *r)
   return json_line (json);
 }
 
+#define RANGES_MAX 4096         /* in one reply */
+
+char *
+divergence_json (struct replica *r, unsigned disk, uint64_t from)
+{
+  uint64_t size = r->disks[disk].size, at = from;
+  json_t *ranges = json_array ();
+  char why[256] = "";
+  bool known;
+
+  if (ranges == NULL)
+    return NULL;
+  while (at < size && json_array_size (ranges) < RANGES_MAX) {
+    bool differs;
+    uint64_t n = divergence_run (r, disk, at, size, &differs);
+
+    if (differs &&
+        json_array_append_new (ranges, json_pack ("[I, I]", (json_int_t) at,
+                                                  (json_int_t) n)) == -1) {
+      json_decref (ranges);
+      errno = ENOMEM;
+      return NULL;
+    }
+    at += n;
+  }
+  /* Asked last, so that it holds for all of it. */
+  known = divergence_known (r, why, sizeof why);
+  if (!known)
+    json_array_clear (ranges);
+  return json_line (json_pack ("{s:b, s:s, s:I, s:s, s:I, s:o, s:o}",
+                               "known", (int) known, "reason", why,
+                               "generation", (json_int_t) replica_generation (r),
+                               "disk", r->disks[disk].name,
+                               "granularity", (json_int_t) DIVERGENCE_REGION,
+                               "ranges", ranges,
+                               "next", known && at < size ?
+                                 json_integer (at) : json_null ()));
+}
+
 /* MAX (0: none) bytes at most: what does not fit is left out, oldest first, and said. */
 char *
 list_json (struct replica *r, size_t max)

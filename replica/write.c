@@ -72,8 +72,15 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
   do {
     int saved;
 
-    if (route_begin (r, e, &route) == -1)
+    if (route_begin (r, e, &route) == -1) {
+      saved = errno;
+      if (e->view == REPLICA_INLET && saved == ESHUTDOWN)
+        divergence_refused (r);
+      errno = saved;
       return -1;
+    }
+    if (e->view == REPLICA_PROMOTED)
+      divergence_mark (r, e->disk, offset, count);
     if (route != ROUTE_SPECULATE)
       result = through (r, e, buf, count, offset, flags);
     else if (buf)
@@ -84,6 +91,10 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
     route_end (r, route);
     errno = saved;
   } while (result == -1 && route == ROUTE_SPECULATE && errno == EAGAIN);
+  if (result == -1 && e->view == REPLICA_INLET && errno == ESHUTDOWN) {
+    divergence_refused (r);
+    errno = ESHUTDOWN;
+  }
   /* Before a promote there is nothing for FUA to do in the speculation
    * buffer: no write of it is durable before the commit, and then all are.
    */

@@ -9,6 +9,7 @@ nbd_tests = \
 	nbd/test-mcbuf-clients.sh \
 	nbd/test-mcbuf-commit-cycle.py \
 	nbd/test-mcbuf-concurrent.py \
+	nbd/test-mcbuf-divergence.py \
 	nbd/test-mcbuf-exports.py \
 	nbd/test-mcbuf-history.py \
 	nbd/test-mcbuf-parameters.py \

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/cleanup.h"
 #include "tools/client.h"
 #include "tools/render.h"
 #include "tools/tool.h"
@@ -28,6 +29,8 @@ usage (void)
          "  --json            print the status as one line of JSON\n"
          "  --watch           show it again every second, until interrupted\n"
          "  --prometheus      print it as metrics for Prometheus\n"
+         "  --divergence      after a fail-over: the ranges, in bytes, in which the old\n"
+         "                    primary's disks may differ (local only)\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
          "\n"
@@ -36,12 +39,13 @@ usage (void)
          stdout);
 }
 
-enum { OPT_JSON = 256, OPT_WATCH, OPT_PROMETHEUS, OPT_HELP };
+enum { OPT_JSON = 256, OPT_WATCH, OPT_PROMETHEUS, OPT_DIVERGENCE, OPT_HELP };
 
 static const struct option long_options[] = {
   { "json", no_argument, NULL, OPT_JSON },
   { "watch", no_argument, NULL, OPT_WATCH },
   { "prometheus", no_argument, NULL, OPT_PROMETHEUS },
+  { "divergence", no_argument, NULL, OPT_DIVERGENCE },
   { "help", no_argument, NULL, OPT_HELP },
   { "version", no_argument, NULL, 'V' },
   { NULL, 0, NULL, 0 },
@@ -67,6 +71,62 @@ show (struct client *c, enum format format, const char *target)
   else if (format == PROMETHEUS)
     render_prometheus (stdout, answer.object);
   return MCEXIT_DONE;
+}
+
+/* One disk's ranges, a reply at a time. */
+static int
+show_disk (struct client *c, const char *name, bool json)
+{
+  json_int_t from = 0;
+
+  for (;;) {
+    CLEANUP_FREE char *line = NULL;
+    struct answer answer;
+    struct mcerror err;
+    json_t *range, *next;
+    size_t i;
+
+    if (asprintf (&line, "divergence disk=%s from=%" JSON_INTEGER_FORMAT, name, from) == -1) {
+      line = NULL;
+      return tool_error (MCEXIT_USAGE, "out of memory");
+    }
+    if (client_call (c, line, strlen (line), &answer, &err) == -1)
+      return tool_fail (&err);
+    if (json && puts (answer.line) == EOF)
+      return MCEXIT_DONE;       /* tool_finish reports it */
+    if (!json_is_true (json_object_get (answer.object, "known")))
+      return tool_error (MCEXIT_REFUSED, "the divergence is not known: %s",
+                         json_string_value (json_object_get (answer.object, "reason")));
+    if (!json)
+      json_array_foreach (json_object_get (answer.object, "ranges"), i, range)
+        printf ("%s %" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT "\n",
+                *name ? name : "\"\"",
+                json_integer_value (json_array_get (range, 0)),
+                json_integer_value (json_array_get (range, 1)));
+    next = json_object_get (answer.object, "next");
+    if (!json_is_integer (next))
+      return MCEXIT_DONE;
+    from = json_integer_value (next);
+  }
+}
+
+static int
+divergence (struct client *c, bool json)
+{
+  int status = MCEXIT_DONE;
+  struct answer answer;
+  struct mcerror err;
+  json_t *disks, *disk;
+  size_t i;
+
+  if (client_call (c, request, strlen (request), &answer, &err) == -1)
+    return tool_fail (&err);
+  disks = json_incref (json_object_get (answer.object, "disks"));
+  json_array_foreach (disks, i, disk)
+    if (status == MCEXIT_DONE)
+      status = show_disk (c, json_string_value (json_object_get (disk, "name")), json);
+  json_decref (disks);
+  return status;
 }
 
 /* Whatever the tool waits for, a signal ends it at once: every picture is
@@ -118,6 +178,7 @@ main (int argc, char *argv[])
   struct client *c;
   const char *target;
   unsigned formats = 0;
+  bool ranges = false;
   int opt, status;
 
   tool_init ("mcbuf-status");
@@ -128,6 +189,9 @@ main (int argc, char *argv[])
     case OPT_PROMETHEUS:
       formats |= 1u << (opt - OPT_JSON);
       format = opt == OPT_JSON ? JSON : opt == OPT_WATCH ? WATCH : PROMETHEUS;
+      break;
+    case OPT_DIVERGENCE:
+      ranges = true;
       break;
     case OPT_HELP:
       usage ();
@@ -141,6 +205,8 @@ main (int argc, char *argv[])
   if (formats & (formats - 1))
     return tool_usage_error ("--json, --watch and --prometheus exclude each "
                              "other");
+  if (ranges && format != TEXT && format != JSON)
+    return tool_usage_error ("--divergence goes with --json only");
   if (argc - optind != 1 || *argv[optind] == '\0')
     return tool_usage_error (argc - optind > 1 ? "more than one TARGET"
                                                : "no TARGET");
@@ -149,7 +215,7 @@ main (int argc, char *argv[])
   c = client_open (target, &err);
   if (c == NULL)
     return tool_fail (&err);
-  status = format == WATCH ? watch (c, target) : show (c, format, target);
+  status = ranges ? divergence (c, format == JSON) : format == WATCH ? watch (c, target) : show (c, format, target);
   client_close (c);
   return tool_finish (status);
 }

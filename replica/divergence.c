@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Divergence: where the promoted disk may differ from that of the primary that was failed
+ * over from.  That is what the promote discarded and what was written since, in regions of 64 KiB.
+ *
+ * JOURNAL/divergence has a header and a byte for each region, the disks one after the other.  A region is
+ * marked there before the first write to it is acknowledged, by a plain write, which outlives the server;
+ * a boot is outlived only if the server stopped cleanly before.  When anything is missing the
+ * answer is "not known", and then only a full copy will do.
+ *
+ * What was discarded is marked by the house thread, behind the promote's reply.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/crc.h"
+#include "replica/internal.h"
+
+#define MAGIC "mcbufDIV"
+#define HEADER 4096u
+
+enum { REGION_SAME, REGION_MARKING, REGION_DIFFERS };
+
+/* Little-endian. */
+struct header {
+  char magic[8];
+  uint8_t id[HOST_ID_LEN];
+  uint8_t boot_id[HOST_ID_LEN];
+  le64 generation;
+  le32 known, clean;
+  le32 reserved;
+  le32 crc;                     /* of what is before */
+};
+
+struct divergence {
+  struct io_file *file;
+  uint64_t generation;
+  struct divergence *older;     /* of an earlier promote; somebody may still look at it */
+  bool known;                   /* under the replica's lock, as is why */
+  char why[160];                /* it is not known */
+  unsigned ndisks;
+  struct {
+    _Atomic uint8_t *region;
+    uint64_t n, at;             /* regions, and where they are in the file */
+  } disk[JOURNAL_MAX_DISKS];
+};
+
+void
+divergence_free (struct divergence *d)
+{
+  int saved = errno;
+
+  while (d) {
+    struct divergence *older = d->older;
+
+    for (unsigned i = 0; i < d->ndisks; i++)
+      free ((void *) d->disk[i].region);
+    io_close (d->file);
+    free (d);
+    d = older;
+  }
+  errno = saved;
+}
+
+static struct divergence *
+divergence_new (struct replica *r, uint64_t generation)
+{
+  struct divergence *d = calloc (1, sizeof *d);
+  uint64_t at = HEADER;
+
+  if (d == NULL)
+    return NULL;
+  d->generation = generation;
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    d->ndisks = i + 1;
+    d->disk[i].n = DIV_UP (r->disks[i].size, (uint64_t) DIVERGENCE_REGION);
+    d->disk[i].at = at;
+    d->disk[i].region = calloc (d->disk[i].n, 1);
+    if (d->disk[i].region == NULL) {
+      divergence_free (d);
+      errno = ENOMEM;
+      return NULL;
+    }
+    at += d->disk[i].n;
+  }
+  return d;
+}
+
+static char *
+file_name (const char *dir)
+{
+  char *path;
+
+  return asprintf (&path, "%s/divergence", dir) == -1 ? NULL : path;
+}
+
+static int
+write_header (struct replica *r, struct divergence *d, bool known, bool clean)
+{
+  struct header h = { .generation = put64 (d->generation),
+                      .known = put32 (known), .clean = put32 (clean) };
+
+  memcpy (h.magic, MAGIC, sizeof h.magic);
+  memcpy (h.id, journal_get_config (r->journal)->id, sizeof h.id);
+  if (host_boot_id (h.boot_id) == -1)
+    return -1;
+  h.crc = put32 (crc32c (&h, offsetof (struct header, crc), 0));
+  return io_pwrite (d->file, &h, sizeof h, 0);
+}
+
+static void
+not_known_locked (struct divergence *d, const char *why)
+{
+  d->known = false;
+  snprintf (d->why, sizeof d->why, "%s", why);
+}
+
+/* --- marking ---------------------------------------------------------------------------- */
+
+static int
+mark (struct divergence *d, unsigned disk, uint64_t offset, uint64_t length)
+{
+  uint64_t last = (offset + length - 1) / DIVERGENCE_REGION;
+  uint8_t differs = REGION_DIFFERS;
+
+  for (uint64_t i = offset / DIVERGENCE_REGION; i <= last; i++) {
+    _Atomic uint8_t *region = &d->disk[disk].region[i];
+
+    if (*region == REGION_DIFFERS)
+      continue;
+    /* Whoever finds it being marked marks it, too, and waits for nobody. */
+    *region = REGION_MARKING;
+    if (io_pwrite (d->file, &differs, 1, d->disk[disk].at + i) == -1)
+      return -1;
+    *region = REGION_DIFFERS;
+  }
+  return 0;
+}
+
+/* From now on nobody may rely on it: also not the next server. */
+static void
+give_up (struct replica *r, struct divergence *d, const char *why)
+{
+  {
+    SCOPED_LOCK (&r->lock);
+    if (!d->known && d->why[0])
+      return;
+    not_known_locked (d, why);
+  }
+  if (write_header (r, d, false, false) == -1) {
+    CLEANUP_FREE char *path = file_name (r->dir);
+
+    if (path == NULL || io_unlink (r->fs, path) == -1)
+      replica_log (r, REPLICA_LOG_ERROR, "%s/divergence: cannot be written or removed: do not use it: %m", r->dir);
+  }
+}
+
+void
+divergence_mark (struct replica *r, unsigned disk, uint64_t offset,
+                 uint64_t length)
+{
+  struct divergence *d;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    d = r->divergence;
+  }
+  if (d && length > 0 && mark (d, disk, offset, length) == -1)
+    give_up (r, d, "the file divergence could not be written");
+}
+
+void
+divergence_refused (struct replica *r)
+{
+  struct divergence *d;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    d = r->state == JOURNAL_PROMOTED ? r->divergence : NULL;
+  }
+  if (d)
+    give_up (r, d, "the old primary had writes under way at the promote, or went on writing");
+}
+
+static int
+mark_map (struct divergence *d, const struct map *map)
+{
+  CLEANUP_FREE struct map_run *runs = NULL;
+  size_t n;
+
+  if (map_sorted (map, &runs, &n) == -1)
+    return -1;
+  for (size_t i = 0; i < n; i++) {
+    uint64_t offset = runs[i].sector * JOURNAL_SECTOR;
+    uint64_t end = MIN ((runs[i].sector + runs[i].nsectors) * JOURNAL_SECTOR,
+                        d->disk[runs[i].disk].n * DIVERGENCE_REGION);
+
+    if (mark (d, runs[i].disk, offset, end - offset) == -1)
+      return -1;
+  }
+  return 0;
+}
+
+void
+divergence_finish (struct replica *r, struct epoch *discarded)
+{
+  struct divergence *d;
+  int result = 0;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    d = r->divergence;
+  }
+  while (discarded) {
+    struct epoch *older = discarded->older;
+
+    if (d && result == 0)
+      result = mark_map (d, discarded->map);
+    epoch_free (discarded);
+    discarded = older;
+  }
+  if (d == NULL)
+    return;
+  if (result == -1) {
+    give_up (r, d, "what was discarded could not be noted");
+    return;
+  }
+  {
+    SCOPED_LOCK (&r->lock);
+    if (d->why[0])
+      return;
+    d->known = true;
+  }
+  if (write_header (r, d, true, false) == -1)
+    give_up (r, d, "the file divergence could not be written");
+}
+
+/* --- beginning and end ------------------------------------------------------------------- */
+
+void
+divergence_install_locked (struct replica *r, struct divergence *d)
+{
+  assert_locked (r);
+  if (d) {
+    d->older = r->divergence;
+    r->divergence = d;
+    if (r->state != JOURNAL_PROTECTED)
+      not_known_locked (d, "the stream of writes was not whole before the promote");
+  }
+}
+
+struct divergence *
+divergence_begin (struct replica *r, uint64_t generation)
+{
+  CLEANUP_FREE char *path = file_name (r->dir);
+  struct divergence *d = divergence_new (r, generation);
+
+  if (path == NULL || d == NULL)
+    goto error;
+  if (io_open (r->fs, path, O_RDWR | O_CREAT | O_TRUNC, 0600, &d->file) == -1 ||
+      io_truncate (d->file, d->disk[d->ndisks - 1].at + d->disk[d->ndisks - 1].n) == -1 ||
+      write_header (r, d, false, false) == -1)
+    goto error;
+  return d;
+
+ error:
+  replica_log (r, REPLICA_LOG_ERROR, "%s/divergence: %m: where the old primary's disk differs will not be known",
+               r->dir);
+  divergence_free (d);
+  return NULL;
+}
+
+/* Regions as a server before us left them. */
+static int
+load_regions (struct divergence *d)
+{
+  for (unsigned i = 0; i < d->ndisks; i++) {
+    uint8_t *region = (uint8_t *) d->disk[i].region;
+
+    if (io_pread (d->file, region, d->disk[i].n, d->disk[i].at) == -1)
+      return -1;
+    for (uint64_t k = 0; k < d->disk[i].n; k++)
+      region[k] = region[k] ? REGION_DIFFERS : REGION_SAME;
+  }
+  return 0;
+}
+
+static bool
+is_ours (struct replica *r, const struct header *h)
+{
+  return memcmp (h->magic, MAGIC, sizeof h->magic) == 0 &&
+    get32 (h->crc) == crc32c (h, offsetof (struct header, crc), 0) &&
+    memcmp (h->id, journal_get_config (r->journal)->id, sizeof h->id) == 0 &&
+    get64 (h->generation) == r->generation && get32 (h->known);
+}
+
+struct divergence *
+divergence_load (struct replica *r)
+{
+  CLEANUP_FREE char *path = file_name (r->dir);
+  struct divergence *d = divergence_new (r, r->generation);
+  uint8_t boot_id[HOST_ID_LEN];
+  struct header h;
+
+  if (path == NULL || d == NULL ||
+      io_open (r->fs, path, O_RDWR, 0, &d->file) == -1 ||
+      io_pread (d->file, &h, sizeof h, 0) == -1 || !is_ours (r, &h) ||
+      host_boot_id (boot_id) == -1 ||
+      (!get32 (h.clean) && memcmp (boot_id, h.boot_id, sizeof boot_id) != 0) ||
+      load_regions (d) == -1)
+    goto error;
+  /* The word "clean" is taken back, durably, before anything more is marked. */
+  if (write_header (r, d, true, false) == -1 || io_fdatasync (d->file) == -1)
+    goto error;
+  d->known = true;
+  return d;
+
+ error:
+  divergence_free (d);
+  return NULL;
+}
+
+void
+divergence_save (struct replica *r)
+{
+  struct divergence *d = r->divergence;
+
+  if (d && d->known &&
+      (io_fdatasync (d->file) == -1 || write_header (r, d, true, true) == -1 ||
+       io_fdatasync (d->file) == -1))
+    replica_log (r, REPLICA_LOG_ERROR, "%s/divergence: %m: after a reboot it will not be known", r->dir);
+}
+
+/* --- asking ---------------------------------------------------------------------------------- */
+
+bool
+divergence_known (struct replica *r, char *why, size_t size)
+{
+  SCOPED_LOCK (&r->lock);
+  struct divergence *d = r->divergence;
+
+  if (r->state != JOURNAL_PROMOTED)
+    snprintf (why, size, "the replica is not promoted");
+  else if (d && d->known)
+    return true;
+  else if (d && d->why[0])
+    snprintf (why, size, "%s: only a full copy is safe", d->why);
+  else if (d)
+    snprintf (why, size, "it is being put together: ask again");
+  else
+    snprintf (why, size, "the server before this one did not leave it whole, or the promote was made without a server that lives: only a full copy is safe");
+  return false;
+}
+
+uint64_t
+divergence_run (struct replica *r, unsigned disk, uint64_t offset, uint64_t end,
+                bool *differs)
+{
+  struct divergence *d;
+  uint64_t i = offset / DIVERGENCE_REGION, last;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    d = r->divergence;
+  }
+  if (d == NULL) {
+    *differs = true;
+    return end - offset;
+  }
+  last = (end - 1) / DIVERGENCE_REGION;
+  *differs = d->disk[disk].region[i] != REGION_SAME;
+  while (i < last && (d->disk[disk].region[i + 1] != REGION_SAME) == *differs)
+    i++;
+  return MIN ((i + 1) * DIVERGENCE_REGION, end) - offset;
+}
