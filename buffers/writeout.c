@@ -91,7 +91,7 @@ cut_if_full (struct writeout *w)
   const struct writeout_limits *l = &w->limits;
   const struct segment *s = w->newest;
 
-  if (!w->partial && s->last != 0 &&
+  if (!w->partial && s->last != 0 && writeout_segments (w) < WRITEOUT_SEGMENTS &&
       ((l->checkpoints && s->stat.checkpoints >= l->checkpoints) ||
        (l->ns && s->time - s->first_time >= l->ns) ||
        (l->bytes && s->stat.bytes >= l->bytes)))
@@ -276,6 +276,16 @@ uint64_t
 writeout_draining (const struct writeout *w)
 {
   return w->draining ? w->end->last : 0;
+}
+
+unsigned
+writeout_segments (const struct writeout *w)
+{
+  unsigned n = 0;
+
+  for (const struct segment *s = w->newest; s; s = s->older)
+    n++;
+  return n;
 }
 
 bool

@@ -19,7 +19,10 @@ struct writeout;
 extern struct writeout *writeout_new (void);
 extern void writeout_free (struct writeout *w);
 
-/* A segment is closed with the checkpoint that brings it to one of these; 0: no limit. */
+/* A segment is closed with the checkpoint that brings it to one of these; 0: no limit.  There
+ * are at most WRITEOUT_SEGMENTS that were closed so; the one after them takes all the rest.
+ */
+#define WRITEOUT_SEGMENTS 32u
 struct writeout_limits {
   uint64_t checkpoints, ns, bytes;
 };
@@ -76,6 +79,9 @@ extern struct map *writeout_end (struct writeout *w);
 
 /* What the draining segment ends with, 0: none drains. */
 extern uint64_t writeout_draining (const struct writeout *w);
+
+/* How many there are: what a read has to look through. */
+extern unsigned writeout_segments (const struct writeout *w);
 
 /* Nothing merged, unmerged or draining. */
 extern bool writeout_is_empty (const struct writeout *w);

@@ -392,7 +392,8 @@ writeout_main (void *replica)
       continue;
     }
     if (!due_locked (r)) {
-      wait_work_locked (r, writeout_is_empty (r->wo) ? 1000 : 10);
+      wait_work_locked (r, writeout_is_empty (r->wo) ? 1000 :
+                        history_is_on (r) ? 100 : 10);
       continue;
     }
     if (cycle_locked (r) == -1 && r->state != JOURNAL_FAILED && !r->stopping)

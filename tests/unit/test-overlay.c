@@ -669,6 +669,40 @@ START_TEST (test_partial)
 }
 END_TEST
 
+/* However many checkpoints are kept, a read looks through a bounded number of maps. */
+START_TEST (test_bounded)
+{
+  const struct writeout_limits limits[] = {
+    { .checkpoints = 5000 / 8 }, { .ns = 5000 / 8 }, { .checkpoints = 1 },
+    { .bytes = 1 }, { .ns = 1 },
+  };
+
+  for (unsigned k = 0; k < sizeof limits / sizeof limits[0]; k++) {
+    struct writeout *w = writeout_new ();
+
+    EXPECT (w != NULL);
+    writeout_set_limits (w, &limits[k]);
+    for (unsigned i = 1; i <= 5000; i++) {
+      struct epoch *e = NULL, *done;
+
+      if (i % 3) {
+        e = epoch_new ();
+        EXPECT (e != NULL && map_put (e->map, 0, i * 8, 8, i) == 0);
+        e->bytes = 4096;
+      }
+      writeout_add (w, i, i, 1, e);
+      while (writeout_merge (w, SIZE_MAX, &done) == 1 || done) {
+        epoch_free (done);
+        done = NULL;
+      }
+      EXPECT (writeout_segments (w) <= (k < 2 ? 10 : WRITEOUT_SEGMENTS));
+    }
+    EXPECT (writeout_segments (w) >= (k < 2 ? 8 : WRITEOUT_SEGMENTS));
+    writeout_free (w);
+  }
+}
+END_TEST
+
 int
 main (void)
 {
@@ -682,6 +716,7 @@ main (void)
   tcase_add_test (tc, test_many_epochs);
   tcase_add_test (tc, test_edges);
   tcase_add_test (tc, test_partial);
+  tcase_add_test (tc, test_bounded);
   suite_add_tcase (s, tc);
   return unit_run (s);
 }

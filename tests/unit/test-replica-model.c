@@ -41,6 +41,7 @@ static uint64_t sealed_epoch[MAX_SEALED], open_epoch, checkpoint;
 static unsigned nsealed;
 static bool has_checkpoint, resyncing;
 static char shm_name[64];       /* the replica's shared memory */
+static struct replica_history history;  /* of the next server */
 
 static uint64_t
 rnd (uint64_t below)
@@ -122,7 +123,7 @@ child_main (int fd)
   struct replica_disk_params d[MAX_DISKS];
   struct replica_params p = { .fs = &io_posix, .dir = journal_path, .disks = d,
                               .ndisks = ndisks, .journal_size = 24 << 20,
-                              .buffer = 8 << 20, .shared = true,
+                              .buffer = 8 << 20, .shared = true, .history = history,
                               .log = child_log };
   struct replica *r;
   struct mcerror err;
@@ -187,6 +188,11 @@ start (void)
   int fds[2];
   struct reply ready;
 
+  history = (struct replica_history) { 0, 0 };
+  if (rnd (3) == 0)
+    history.checkpoints = 1 + rnd (30);
+  else if (rnd (3) == 0)
+    history.ns = 1 + rnd (3000000000u);
   ck_assert_int_eq (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
   child = fork ();
   ck_assert_int_ne (child, -1);
