@@ -26,6 +26,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "plugin/control.h"
 #include "plugin/params.h"
 #include "replica/replica.h"
 
@@ -140,11 +141,8 @@ mcbuf_after_fork (void)
 /* --- connections ----------------------------------------------------------- */
 
 struct handle {
-  bool control;
+  struct control_client *control;       /* the control export; NULL: a disk */
   struct replica_export export;
-  /* The control export: this connection's last reply, NUL-padded. */
-  pthread_mutex_t lock;
-  char *reply;
 };
 
 static int
@@ -191,17 +189,16 @@ mcbuf_open (int readonly)
     nbdkit_error ("cannot open an export: %m");
     goto error;
   }
-  h->control = strcmp (name, CONTROL_EXPORT) == 0;
-  if (!h->control &&
-      replica_find_export (replica, name, &h->export) == -1) {
+  if (strcmp (name, CONTROL_EXPORT) == 0) {
+    h->control = control_client_new (replica, params_secret ());
+    if (h->control == NULL)
+      goto error;
+  }
+  else if (replica_find_export (replica, name, &h->export) == -1) {
     if (errno == ESHUTDOWN)
       nbdkit_error ("export \"%s\" exists only after a promote", name);
     else
       nbdkit_error ("export \"%s\" is none of this replica's", name);
-    goto error;
-  }
-  if (pthread_mutex_init (&h->lock, NULL) != 0) {
-    nbdkit_error ("cannot make a lock for an export");
     goto error;
   }
   replica_connections_add (replica, 1);
@@ -218,8 +215,7 @@ mcbuf_close (void *handle)
   struct handle *h = handle;
 
   replica_connections_add (replica, -1);
-  (void) pthread_mutex_destroy (&h->lock);
-  free (h->reply);
+  control_client_free (h->control);
   free (h);
 }
 
@@ -295,50 +291,6 @@ report (const struct handle *h, int r)
   return r;
 }
 
-/* --- requests on the control export ----------------------------------------- */
-
-static int
-control_pread (struct handle *h, void *buf, uint32_t count, uint64_t offset)
-{
-  size_t len, n = 0;
-
-  pthread_mutex_lock (&h->lock);
-  len = h->reply ? strlen (h->reply) : 0;
-  if (offset < len)
-    n = len - offset < count ? len - offset : count;
-  if (n > 0)
-    memcpy (buf, h->reply + offset, n);
-  memset ((char *) buf + n, 0, count - n);
-  pthread_mutex_unlock (&h->lock);
-  return 0;
-}
-
-static int
-control_pwrite (struct handle *h, const void *buf, uint32_t count,
-                uint64_t offset)
-{
-  char *reply = NULL;
-  int r, errnum;
-
-  if (offset != 0) {
-    nbdkit_error ("a control request is written at offset 0");
-    nbdkit_set_error (EINVAL);
-    return -1;
-  }
-  r = replica_control (replica, false, buf, count, &reply);
-  errnum = errno;
-  pthread_mutex_lock (&h->lock);
-  free (h->reply);
-  h->reply = reply;
-  pthread_mutex_unlock (&h->lock);
-  if (r == -1) {
-    nbdkit_error ("control request refused: %s",
-                  reply ? reply : strerror (errnum));
-    nbdkit_set_error (errnum);
-  }
-  return r;
-}
-
 static int
 mcbuf_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
              uint32_t flags)
@@ -347,7 +299,7 @@ mcbuf_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
 
   (void) flags;
   if (h->control)
-    return control_pread (h, buf, count, offset);
+    return control_client_read (h->control, buf, count, offset);
   return report (h, replica_pread (replica, &h->export, buf, count, offset));
 }
 
@@ -366,7 +318,7 @@ mcbuf_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
   struct handle *h = handle;
 
   if (h->control)
-    return control_pwrite (h, buf, count, offset);
+    return control_client_write (h->control, buf, count, offset);
   return report (h, replica_pwrite (replica, &h->export, buf, count, offset,
                                     replica_flags (flags)));
 }

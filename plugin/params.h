@@ -3,6 +3,7 @@
 #ifndef MCBUF_PLUGIN_PARAMS_H
 #define MCBUF_PLUGIN_PARAMS_H
 
+#include "common/secret.h"
 #include "replica/replica.h"
 
 #define params_help \
@@ -12,7 +13,9 @@
   "journal-size=SIZE      Size of a new journal (default: 1G).\n" \
   "buffer=SIZE            Staging memory (default: 256M).\n" \
   "size=SIZE              Create missing backing images with this size.\n" \
-  "baseline=trusted       A new journal's images already equal the primary's."
+  "baseline=trusted       A new journal's images already equal the primary's.\n" \
+  "control-secret=+FILE   Ask for a secret, the first line of FILE, on the control\n" \
+  "                       export."
 
 /* nbdkit's .config and .config_complete. */
 extern int params_config (const char *key, const char *value);
@@ -20,6 +23,8 @@ extern int params_complete (void);
 
 /* What they add up to; its strings are good until params_free. */
 extern struct replica_params params_replica (void);
+/* What control-secret= gave; NULL: nothing. */
+extern const struct secret *params_secret (void);
 extern void params_free (void);
 
 #endif /* MCBUF_PLUGIN_PARAMS_H */

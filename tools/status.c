@@ -11,6 +11,7 @@
 
 #include "tools/client.h"
 #include "tools/render.h"
+#include "tools/secret.h"
 #include "tools/tool.h"
 
 #define WATCH_SECONDS 1
@@ -28,6 +29,7 @@ usage (void)
          "  --json            print the status as one line of JSON\n"
          "  --watch           show it again every second, until interrupted\n"
          "  --prometheus      print it as metrics for Prometheus\n"
+         "  --secret=+FILE    by URI: the server's control-secret is in FILE\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
          "\n"
@@ -36,12 +38,13 @@ usage (void)
          stdout);
 }
 
-enum { OPT_JSON = 256, OPT_WATCH, OPT_PROMETHEUS, OPT_HELP };
+enum { OPT_JSON = 256, OPT_WATCH, OPT_PROMETHEUS, OPT_SECRET, OPT_HELP };
 
 static const struct option long_options[] = {
   { "json", no_argument, NULL, OPT_JSON },
   { "watch", no_argument, NULL, OPT_WATCH },
   { "prometheus", no_argument, NULL, OPT_PROMETHEUS },
+  { "secret", required_argument, NULL, OPT_SECRET },
   { "help", no_argument, NULL, OPT_HELP },
   { "version", no_argument, NULL, 'V' },
   { NULL, 0, NULL, 0 },
@@ -116,7 +119,7 @@ main (int argc, char *argv[])
   enum format format = TEXT;
   struct mcerror err;
   struct client *c;
-  const char *target;
+  const char *target, *secret = NULL;
   unsigned formats = 0;
   int opt, status;
 
@@ -128,6 +131,11 @@ main (int argc, char *argv[])
     case OPT_PROMETHEUS:
       formats |= 1u << (opt - OPT_JSON);
       format = opt == OPT_JSON ? JSON : opt == OPT_WATCH ? WATCH : PROMETHEUS;
+      break;
+    case OPT_SECRET:
+      secret = optarg;
+      if (secret_check (optarg, &err) == -1)
+        return tool_fail (&err);
       break;
     case OPT_HELP:
       usage ();
@@ -146,7 +154,7 @@ main (int argc, char *argv[])
                                                : "no TARGET");
   target = argv[optind];
 
-  c = client_open (target, &err);
+  c = client_open (target, secret, &err);
   if (c == NULL)
     return tool_fail (&err);
   status = format == WATCH ? watch (c, target) : show (c, format, target);

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Failover, restart and fencing; who may ask for what.
+
+check_PROGRAMS += unit/test-secret
+TESTS += unit/test-secret
+unit_test_secret_SOURCES = unit/test-secret.c $(UNIT_COMMON)
+unit_test_secret_LDADD = $(UNIT_LIBS)
+
+failover_tests = \
+	nbd/test-mcbuf-secret.py \
+	tools/test-secret-time.sh \
+	$(NULL)
+TESTS += $(failover_tests)
+EXTRA_DIST += $(failover_tests)
