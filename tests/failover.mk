@@ -8,6 +8,7 @@ unit_test_secret_LDADD = $(UNIT_LIBS)
 
 failover_tests = \
 	nbd/test-mcbuf-secret.py \
+	nbd/test-mcbuf-tls.py \
 	tools/test-secret-time.sh \
 	$(NULL)
 TESTS += $(failover_tests)
