@@ -289,13 +289,19 @@ staging_close (struct journal *j, bool end)
 {
   char name[64];
 
-  if (j->region && j->shared && end) {
-    region_name (j, name);
-    /* Nobody would believe it anyhow: the newest record says so. */
-    (void) shm_unlink (name);
-  }
   if (j->region)
     munmap (j->region, j->region_size);
+  if (j->region && j->shared && end) {
+    region_name (j, name);
+    /* Nobody would believe it anyhow: the newest record says so.  Who may not take
+     * the name away gives back the memory at least.
+     */
+    if (shm_unlink (name) == -1 && errno != ENOENT) {
+      int ignored = ftruncate (j->region_fd, 0);
+
+      (void) ignored;
+    }
+  }
   if (j->region_fd != -1)
     (void) close (j->region_fd);
   j->region_fd = -1;

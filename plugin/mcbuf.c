@@ -39,6 +39,11 @@
 #define SHUTDOWN_GRACE_S 1
 
 static struct replica *replica;
+static uid_t ready_euid;
+
+/* nbdkit forks into the background, and for --run: then the child serves. */
+static bool is_parent;
+static bool serving;            /* .after_fork was reached and all is well */
 
 /* Who ends the replica: nbdkit's main thread, or the one that "shutdown" starts. */
 static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,6 +73,24 @@ mcbuf_unload (void)
   if (end_started)
     (void) pthread_join (end_thread, NULL);
   params_free ();
+}
+
+/* nbdkit calls exit without .unload when it cannot go on after .get_ready, because its
+ * address is in use for example: leave nothing in shared memory then either.
+ */
+static void __attribute__ ((destructor))
+mcbuf_exit (void)
+{
+  if (replica && !is_parent && !serving) {
+    replica_close (replica);
+    replica = NULL;
+  }
+}
+
+static void
+note_parent (void)
+{
+  is_parent = true;
 }
 
 static void
@@ -120,21 +143,32 @@ mcbuf_get_ready (void)
   struct replica_params p = params_replica ();
 
   p.log = mcbuf_log;
+  if (pthread_atfork (NULL, note_parent, NULL) != 0) {
+    nbdkit_error ("cannot prepare for a fork: out of memory");
+    return -1;
+  }
   if (replica_open (&p, &replica, &err) == -1) {
     nbdkit_error ("%s", err.text);
     return -1;
   }
   replica_set_shutdown (replica, mcbuf_shutdown);
+  ready_euid = geteuid ();
   return 0;
 }
 
 static int
 mcbuf_after_fork (void)
 {
+  /* What mcbuf_get_ready made belongs to the user of then. */
+  if (geteuid () != ready_euid) {
+    nbdkit_error ("nbdkit's options -u and -g are not supported: start nbdkit as that user instead");
+    return -1;
+  }
   if (replica_run (replica) == -1) {
     nbdkit_error ("cannot start the replica's threads: %m");
     return -1;
   }
+  serving = true;
   return 0;
 }
 

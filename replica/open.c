@@ -134,6 +134,7 @@ destroy (struct replica *r)
 {
   int saved = errno;
 
+  control_close (r->control);
   speculation_free (r->spec);
   writeout_free (r->wo);
   journal_close (r->journal);
@@ -184,8 +185,9 @@ replica_open (const struct replica_params *params, struct replica **replica,
   if (!exists && replica_create (r, params, err) == -1)
     goto error;
   if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
-      check_config (r, err) == -1 || revive (r, params, err) == -1)
+      check_config (r, err) == -1)
     goto error;
+  /* Before anything is in shared memory that a start which fails would leave there. */
   if (params->control) {
     char *dir = real_path (params->fs, params->dir);
 
@@ -197,6 +199,8 @@ replica_open (const struct replica_params *params, struct replica **replica,
     if (r->control == NULL)
       goto error;
   }
+  if (revive (r, params, err) == -1)
+    goto error;
   *replica = r;
   return 0;
 

@@ -7,6 +7,7 @@ unit_test_secret_SOURCES = unit/test-secret.c $(UNIT_COMMON)
 unit_test_secret_LDADD = $(UNIT_LIBS)
 
 failover_tests = \
+	nbd/test-mcbuf-control.py \
 	nbd/test-mcbuf-secret.py \
 	nbd/test-mcbuf-tls.py \
 	tools/test-secret-time.sh \
