@@ -10,6 +10,7 @@ failover_tests = \
 	nbd/test-mcbuf-control.py \
 	nbd/test-mcbuf-secret.py \
 	nbd/test-mcbuf-tls.py \
+	nbd/test-mcbuf-upgrade.py \
 	tools/test-secret-time.sh \
 	$(NULL)
 TESTS += $(failover_tests)
