@@ -265,6 +265,7 @@ struct promote_answer {
   uint64_t discarded_epochs, discarded_bytes, generation;
   uint64_t latency_ns;
   bool drained;
+  bool already;                 /* somebody else had promoted before */
 };
 extern int replica_promote (struct replica *r, const char *to,
                             struct promote_answer *answer,

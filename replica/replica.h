@@ -75,7 +75,8 @@ struct replica_export {
   unsigned disk;
   enum replica_view view;
   uint64_t generation;          /* INLET: NAME@gG's G; 0: no matter */
-  uint64_t fence;               /* the replica's when the export was opened */
+  uint64_t fence;               /* the replica's when the export was opened ... */
+  uint64_t opened;              /* ... and its generation */
 };
 
 /* NAME as a client sent it -> *EXPORT.  -1: ENOENT for a name that is none of ours, ESHUTDOWN for

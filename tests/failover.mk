@@ -8,6 +8,7 @@ unit_test_secret_LDADD = $(UNIT_LIBS)
 
 failover_tests = \
 	nbd/test-mcbuf-control.py \
+	nbd/test-mcbuf-fencing.py \
 	nbd/test-mcbuf-secret.py \
 	nbd/test-mcbuf-tls.py \
 	nbd/test-mcbuf-upgrade.py \
