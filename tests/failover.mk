@@ -8,6 +8,7 @@ unit_test_secret_LDADD = $(UNIT_LIBS)
 
 failover_tests = \
 	nbd/test-mcbuf-control.py \
+	nbd/test-mcbuf-drain.py \
 	nbd/test-mcbuf-fencing.py \
 	nbd/test-mcbuf-secret.py \
 	nbd/test-mcbuf-tls.py \
@@ -15,4 +16,10 @@ failover_tests = \
 	tools/test-secret-time.sh \
 	$(NULL)
 TESTS += $(failover_tests)
-EXTRA_DIST += $(failover_tests)
+EXTRA_DIST += $(failover_tests) libslow.py
+
+# -rpath makes libtool build a library that can be preloaded.
+check_LTLIBRARIES += libslow.la
+libslow_la_SOURCES = nbd/slow.c
+libslow_la_LDFLAGS = $(AM_LDFLAGS) -module -avoid-version -shared -rpath /nowhere
+libslow_la_LIBADD = -ldl
