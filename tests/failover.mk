@@ -7,6 +7,7 @@ unit_test_secret_SOURCES = unit/test-secret.c $(UNIT_COMMON)
 unit_test_secret_LDADD = $(UNIT_LIBS)
 
 failover_tests = \
+	nbd/test-mcbuf-boot.py \
 	nbd/test-mcbuf-control.py \
 	nbd/test-mcbuf-drain.py \
 	nbd/test-mcbuf-fencing.py \
@@ -16,7 +17,7 @@ failover_tests = \
 	tools/test-secret-time.sh \
 	$(NULL)
 TESTS += $(failover_tests)
-EXTRA_DIST += $(failover_tests) libslow.py
+EXTRA_DIST += $(failover_tests) libguest.py libslow.py
 
 # -rpath makes libtool build a library that can be preloaded.
 check_LTLIBRARIES += libslow.la
