@@ -223,6 +223,7 @@ struct journal {
   struct staging_header *region;
   size_t region_size;
   int region_fd;                /* holds the region's lock; -1: private */
+  char region_why[128];         /* why one that was there is of no use, or "" */
   unsigned nbuffers, nunbound;
   struct buffer *buffers;
   uint64_t *dirty;              /* bit per buffer: filled but not pushed */
@@ -289,7 +290,6 @@ extern void space_trust_locked (struct journal *j);
 extern int staging_open (struct journal *j, uint64_t size, bool *found);
 extern void staging_reset (struct journal *j);
 extern void staging_close (struct journal *j, bool unlink);
-extern bool staging_matches (struct journal *j);
 /* A buffer of one's own.  May release the lock and wait.  -1: EIO. */
 extern int buffer_take_locked (struct journal *j);
 extern void buffer_bind_locked (struct journal *j, int b, uint32_t chunk);

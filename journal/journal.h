@@ -248,7 +248,8 @@ enum journal_took {
 
 /* Get ready to write: BUFFER bytes of staging (rounded to chunks, at least 8 of
  * them), prefaulted.  Looks for speculation that outlived the last server and
- * says in *TOOK what it found.  Starts no thread and writes nothing to the journal.  SHARED is
+ * says in *TOOK what it found, and in ERR's text, for NOTHING and BAD, why what there was
+ * cannot be taken over ("" when there was none).  Starts no thread and writes nothing to the journal.  SHARED is
  * false for recovery and tests: private memory, nothing left behind, nothing looked for.
  */
 extern int journal_start (struct journal *j, uint64_t buffer, bool shared,

@@ -225,6 +225,7 @@ journal_close (struct journal *j)
   if (j == NULL)
     return;
   assert (!j->running);
-  staging_close (j, false);
+  /* A region that nobody wrote through is of use to nobody. */
+  staging_close (j, j->region && j->region->instance == 0);
   journal_destroy (j);
 }

@@ -46,17 +46,31 @@ header_crc (const struct staging_header *h)
                  h->version);
 }
 
-/* Is the region one of this replica, journal and boot? */
-bool
-staging_matches (struct journal *j)
+/* Is the region, of SIZE bytes, one of this replica, journal and boot that can be
+ * taken over?  Else region_why says why not.
+ */
+static bool
+region_is_good (struct journal *j, size_t size)
 {
   const struct staging_header *h = j->region;
 
-  return h->magic == STAGING_MAGIC && h->version == STAGING_VERSION &&
-         h->crc == header_crc (h) &&
-         memcmp (h->id, j->config.id, HOST_ID_LEN) == 0 &&
-         memcmp (h->boot_id, j->boot_id, HOST_ID_LEN) == 0 &&
-         h->nchunks == j->nchunks;
+  /* What follows the version may be anything in another one. */
+  if (h->magic == STAGING_MAGIC && h->version != STAGING_VERSION)
+    snprintf (j->region_why, sizeof j->region_why,
+              "the last server left shared memory of version %u, this mcbuf takes over version %u",
+              h->version, STAGING_VERSION);
+  else if (h->magic != STAGING_MAGIC || h->crc != header_crc (h) ||
+           memcmp (h->id, j->config.id, HOST_ID_LEN) != 0 ||
+           h->nchunks != j->nchunks || h->nbuffers < STAGING_MIN_BUFFERS ||
+           h->nbuffers > (size - JOURNAL_BLOCK) / SLOT_SIZE)
+    snprintf (j->region_why, sizeof j->region_why,
+              "the head of the shared memory that the last server left is damaged");
+  else if (memcmp (h->boot_id, j->boot_id, HOST_ID_LEN) != 0)
+    snprintf (j->region_why, sizeof j->region_why,
+              "the shared memory that is left is of another boot");
+  else
+    return true;
+  return false;
 }
 
 /* --- Metadata --- */
@@ -146,7 +160,7 @@ region_lock (int fd)
 
 /* Map the object that a server left behind, made larger if N buffers are
  * more than it has (never smaller).  1, 0 when there is none (or it is of no
- * use), -1 errno.
+ * use, and region_why says why), -1 errno.
  */
 static int
 region_find (struct journal *j, const char *name, uint64_t n)
@@ -159,16 +173,23 @@ region_find (struct journal *j, const char *name, uint64_t n)
     return errno == ENOENT ? 0 : -1;
   if (region_lock (fd) == -1 || fstat (fd, &st) == -1)
     return -1;
-  if (st.st_uid != geteuid () || (size_t) st.st_size <
-      JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
+  if (st.st_uid != geteuid ()) {
+    snprintf (j->region_why, sizeof j->region_why,
+              "the shared memory of the last server belongs to user %ld",
+              (long) st.st_uid);
     return 0;
+  }
+  if ((size_t) st.st_size < JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE) {
+    snprintf (j->region_why, sizeof j->region_why,
+              "the shared memory that the last server left is cut short");
+    return 0;
+  }
   p = region_map (fd, st.st_size);
   if (p == MAP_FAILED)
     return -1;
   j->region = p;
   j->region_size = st.st_size;
-  if (!staging_matches (j) || j->region->nbuffers < STAGING_MIN_BUFFERS ||
-      j->region->nbuffers > (st.st_size - JOURNAL_BLOCK) / SLOT_SIZE) {
+  if (!region_is_good (j, st.st_size)) {
     munmap (p, st.st_size);
     j->region = NULL;
     return 0;
@@ -289,13 +310,19 @@ staging_close (struct journal *j, bool end)
 {
   char name[64];
 
-  if (j->region && j->shared && end) {
-    region_name (j, name);
-    /* Nobody would believe it anyhow: the newest record says so. */
-    (void) shm_unlink (name);
-  }
   if (j->region)
     munmap (j->region, j->region_size);
+  if (j->region && j->shared && end) {
+    region_name (j, name);
+    /* Nobody would believe it anyhow: the newest record says so.  Who may not take
+     * the name away gives back the memory at least.
+     */
+    if (shm_unlink (name) == -1 && errno != ENOENT) {
+      int ignored = ftruncate (j->region_fd, 0);
+
+      (void) ignored;
+    }
+  }
   if (j->region_fd != -1)
     (void) close (j->region_fd);
   j->region_fd = -1;

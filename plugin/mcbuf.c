@@ -26,6 +26,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "plugin/control.h"
 #include "plugin/params.h"
 #include "replica/replica.h"
 
@@ -39,6 +40,11 @@
 #define SHUTDOWN_GRACE_S 1
 
 static struct replica *replica;
+static uid_t ready_euid;
+
+/* nbdkit forks into the background, and for --run: then the child serves. */
+static bool is_parent;
+static bool serving;            /* .after_fork was reached and all is well */
 
 /* Who ends the replica: nbdkit's main thread, or the one that "shutdown" starts. */
 static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,6 +74,24 @@ mcbuf_unload (void)
   if (end_started)
     (void) pthread_join (end_thread, NULL);
   params_free ();
+}
+
+/* nbdkit calls exit without .unload when it cannot go on after .get_ready, because its
+ * address is in use for example: leave nothing in shared memory then either.
+ */
+static void __attribute__ ((destructor))
+mcbuf_exit (void)
+{
+  if (replica && !is_parent && !serving) {
+    replica_close (replica);
+    replica = NULL;
+  }
+}
+
+static void
+note_parent (void)
+{
+  is_parent = true;
 }
 
 static void
@@ -120,32 +144,40 @@ mcbuf_get_ready (void)
   struct replica_params p = params_replica ();
 
   p.log = mcbuf_log;
+  if (pthread_atfork (NULL, note_parent, NULL) != 0) {
+    nbdkit_error ("cannot prepare for a fork: out of memory");
+    return -1;
+  }
   if (replica_open (&p, &replica, &err) == -1) {
     nbdkit_error ("%s", err.text);
     return -1;
   }
   replica_set_shutdown (replica, mcbuf_shutdown);
+  ready_euid = geteuid ();
   return 0;
 }
 
 static int
 mcbuf_after_fork (void)
 {
+  /* What mcbuf_get_ready made belongs to the user of then. */
+  if (geteuid () != ready_euid) {
+    nbdkit_error ("nbdkit's options -u and -g are not supported: start nbdkit as that user instead");
+    return -1;
+  }
   if (replica_run (replica) == -1) {
     nbdkit_error ("cannot start the replica's threads: %m");
     return -1;
   }
+  serving = true;
   return 0;
 }
 
 /* --- connections ----------------------------------------------------------- */
 
 struct handle {
-  bool control;
+  struct control_client *control;       /* the control export; NULL: a disk */
   struct replica_export export;
-  /* The control export: this connection's last reply, NUL-padded. */
-  pthread_mutex_t lock;
-  char *reply;
 };
 
 /* Checkpoints of one disk among the exports. */
@@ -251,15 +283,13 @@ mcbuf_open (int readonly)
     nbdkit_error ("cannot open an export: %m");
     goto error;
   }
-  h->control = strcmp (name, CONTROL_EXPORT) == 0;
-  if (!h->control &&
-      replica_open_export (replica, name, &h->export) == -1) {
-    report_open (name);
-    goto error;
+  if (strcmp (name, CONTROL_EXPORT) == 0) {
+    h->control = control_client_new (replica, params_secret ());
+    if (h->control == NULL)
+      goto error;
   }
-  if (pthread_mutex_init (&h->lock, NULL) != 0) {
-    nbdkit_error ("cannot make a lock for an export");
-    replica_close_export (replica, &h->export);
+  else if (replica_open_export (replica, name, &h->export) == -1) {
+    report_open (name);
     goto error;
   }
   replica_connections_add (replica, 1);
@@ -277,8 +307,7 @@ mcbuf_close (void *handle)
 
   replica_connections_add (replica, -1);
   replica_close_export (replica, &h->export);
-  (void) pthread_mutex_destroy (&h->lock);
-  free (h->reply);
+  control_client_free (h->control);
   free (h);
 }
 
@@ -366,50 +395,6 @@ report (const struct handle *h, int r)
   return r;
 }
 
-/* --- requests on the control export ----------------------------------------- */
-
-static int
-control_pread (struct handle *h, void *buf, uint32_t count, uint64_t offset)
-{
-  size_t len, n = 0;
-
-  pthread_mutex_lock (&h->lock);
-  len = h->reply ? strlen (h->reply) : 0;
-  if (offset < len)
-    n = len - offset < count ? len - offset : count;
-  if (n > 0)
-    memcpy (buf, h->reply + offset, n);
-  memset ((char *) buf + n, 0, count - n);
-  pthread_mutex_unlock (&h->lock);
-  return 0;
-}
-
-static int
-control_pwrite (struct handle *h, const void *buf, uint32_t count,
-                uint64_t offset)
-{
-  char *reply = NULL;
-  int r, errnum;
-
-  if (offset != 0) {
-    nbdkit_error ("a control request is written at offset 0");
-    nbdkit_set_error (EINVAL);
-    return -1;
-  }
-  r = replica_control (replica, false, buf, count, &reply);
-  errnum = errno;
-  pthread_mutex_lock (&h->lock);
-  free (h->reply);
-  h->reply = reply;
-  pthread_mutex_unlock (&h->lock);
-  if (r == -1) {
-    nbdkit_error ("control request refused: %s",
-                  reply ? reply : strerror (errnum));
-    nbdkit_set_error (errnum);
-  }
-  return r;
-}
-
 static int
 mcbuf_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
              uint32_t flags)
@@ -418,7 +403,7 @@ mcbuf_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
 
   (void) flags;
   if (h->control)
-    return control_pread (h, buf, count, offset);
+    return control_client_read (h->control, buf, count, offset);
   return report (h, replica_pread (replica, &h->export, buf, count, offset));
 }
 
@@ -437,7 +422,7 @@ mcbuf_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
   struct handle *h = handle;
 
   if (h->control)
-    return control_pwrite (h, buf, count, offset);
+    return control_client_write (h->control, buf, count, offset);
   return report (h, replica_pwrite (replica, &h->export, buf, count, offset,
                                     replica_flags (flags)));
 }

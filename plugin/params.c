@@ -29,6 +29,8 @@ static int64_t journal_size = -1, buffer = -1, size = -1;
 static bool baseline_trusted;
 static struct replica_history history;
 static bool history_given;
+static struct secret secret;
+static bool has_secret;
 
 static int
 add_disk (const char *value)
@@ -155,6 +157,30 @@ set_history (const char *value)
   return -1;
 }
 
+static int
+set_secret (const char *value)
+{
+  char *text;
+  int r;
+
+  if (has_secret) {
+    nbdkit_error ("control-secret= is given twice");
+    return -1;
+  }
+  if (nbdkit_read_password (value, &text) == -1)
+    return -1;
+  r = secret_set (&secret, text);
+  explicit_bzero (text, strlen (text));
+  free (text);
+  if (r == -1) {
+    nbdkit_error ("control-secret: a secret is one line of 1 to %u bytes without control characters",
+                  SECRET_MAX - 1);
+    return -1;
+  }
+  has_secret = true;
+  return 0;
+}
+
 int
 params_config (const char *key, const char *value)
 {
@@ -200,6 +226,8 @@ params_config (const char *key, const char *value)
     baseline_trusted = true;
     return 0;
   }
+  if (strcmp (key, "control-secret") == 0)
+    return set_secret (value);
   nbdkit_error ("unknown parameter \"%s\": see nbdkit mcbuf --help", key);
   return -1;
 }
@@ -247,6 +275,12 @@ params_replica (void)
   };
 }
 
+const struct secret *
+params_secret (void)
+{
+  return has_secret ? &secret : NULL;
+}
+
 void
 params_free (void)
 {
@@ -257,4 +291,5 @@ params_free (void)
   ndisks = 0;
   free (journal);
   journal = NULL;
+  secret_wipe (&secret);
 }

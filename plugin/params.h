@@ -3,6 +3,7 @@
 #ifndef MCBUF_PLUGIN_PARAMS_H
 #define MCBUF_PLUGIN_PARAMS_H
 
+#include "common/secret.h"
 #include "replica/replica.h"
 
 #define params_help \
@@ -14,7 +15,9 @@
   "size=SIZE              Create missing backing images with this size.\n" \
   "history=N|TIME         Keep so many older checkpoints, or those of TIME (such\n" \
   "                       as 90s, 30m, 2h), recoverable (default: none).\n" \
-  "baseline=trusted       A new journal's images already equal the primary's."
+  "baseline=trusted       A new journal's images already equal the primary's.\n" \
+  "control-secret=+FILE   Ask for a secret, the first line of FILE, on the control\n" \
+  "                       export."
 
 /* nbdkit's .config and .config_complete. */
 extern int params_config (const char *key, const char *value);
@@ -22,6 +25,8 @@ extern int params_complete (void);
 
 /* What they add up to; its strings are good until params_free. */
 extern struct replica_params params_replica (void);
+/* What control-secret= gave; NULL: nothing. */
+extern const struct secret *params_secret (void);
 extern void params_free (void);
 
 #endif /* MCBUF_PLUGIN_PARAMS_H */

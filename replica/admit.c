@@ -84,6 +84,7 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
   if (replica_find_disk (r, name, len, &e.disk) == -1)
     return -1;
   e.fence = r->fence;
+  e.opened = r->generation;
   if (at && strcmp (at, "@promoted") == 0) {
     e.view = REPLICA_PROMOTED;
     if (r->state != JOURNAL_PROMOTED) {
@@ -248,12 +249,13 @@ replica_explain (struct replica *r, const struct replica_export *e, int errnum,
            r->state == JOURNAL_PROMOTED)
     snprintf (text, size, "inlet \"%s\" of generation %" PRIu64
               " is shut: this copy was promoted to generation %" PRIu64
-              " and is the disk now", name, r->generation - 1, r->generation);
+              " and is the disk now", name, MIN (e->opened, r->generation - 1),
+              r->generation);
   else if (errnum == ESHUTDOWN && e->view == REPLICA_INLET &&
            e->fence < r->fence)
     snprintf (text, size, "inlet \"%s\" is shut to connections from before the resync "
-              "(generation %" PRIu64 "): connect anew and mirror in full", name,
-              r->generation);
+              "(of generation %" PRIu64 ", the replica is in generation %" PRIu64
+              "): connect anew and mirror in full", name, e->opened, r->generation);
   else if (errnum == EIO && r->state != JOURNAL_SYNCING &&
            r->state != JOURNAL_PROTECTED && r->state != JOURNAL_PROMOTED)
     snprintf (text, size, "disk \"%s\": replica is %s: %s", name,

@@ -36,8 +36,14 @@ change_closed (struct journal_state *state, void *opaque)
 static int
 refuse_state_locked (struct replica *r, const char *what, struct mcerror *err)
 {
-  errno = r->state == JOURNAL_FAILED ? EIO :
-    r->state == JOURNAL_PROMOTED ? ESHUTDOWN : EPERM;
+  if (r->state == JOURNAL_PROMOTED) {
+    errno = ESHUTDOWN;
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot %s: replica is promoted: generation %" PRIu64 " is over, this copy is the disk in "
+                        "generation %" PRIu64 ": only resync overwrite makes it a standby again",
+                        what, r->generation - 1, r->generation);
+  }
+  errno = r->state == JOURNAL_FAILED ? EIO : EPERM;
   return mcerror_set (err, MCEXIT_REFUSED, "cannot %s: replica is %s: %s",
                       what, replica_state_word (r->state), r->reason);
 }
@@ -250,7 +256,7 @@ check_commit (struct replica *r, const struct commit_request *req,
         req->epoch <= r->checkpoint.id))
     return refuse_state_locked (r, "commit", err);
   if (req->generation != 0 && req->generation != r->generation) {
-    errno = EPERM;
+    errno = ESHUTDOWN;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot commit: generation %" PRIu64 " was asked for, the replica is in "
                         "generation %" PRIu64 ": another copy has taken over since",

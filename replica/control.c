@@ -160,7 +160,7 @@ verb_promote (struct replica *r, char *args, struct answer *a)
   }
   if (replica_promote (r, to, scratch, &p, &a->err) == -1)
     return -1;
-  a->json = json_pack ("{s:I, s:o, s:I, s:I, s:I, s:I, s:s, s:f, s:b}",
+  a->json = json_pack ("{s:I, s:o, s:I, s:I, s:I, s:I, s:s, s:f, s:b, s:b}",
                        "checkpoint", (json_int_t) p.checkpoint.id,
                        "label", p.checkpoint.label[0] ?
                          json_string (p.checkpoint.label) : json_null (),
@@ -170,7 +170,8 @@ verb_promote (struct replica *r, char *args, struct answer *a)
                        "generation", (json_int_t) p.generation,
                        "state", replica_state_word (JOURNAL_PROMOTED),
                        "seconds", p.latency_ns / 1e9,
-                       "drained", (int) p.drained);
+                       "drained", (int) p.drained,
+                       "already", (int) p.already);
   return 0;
 }
 
@@ -350,6 +351,9 @@ replica_control (struct replica *r, bool local, const char *request,
     result = carry_out (r, local, copy, &a);
   }
   saved = errno;
+  if (result == -1 && local && saved == ESHUTDOWN && !stopping)
+    /* Somebody of another generation; the control export logs every refusal. */
+    replica_log (r, REPLICA_LOG_ERROR, "control request refused: %s", a.err.text);
   if (result == 0)
     *reply = a.line ? a.line : json_line (a.json);
   else

@@ -435,6 +435,7 @@ struct promote_answer {
   uint64_t discarded_epochs, discarded_bytes, generation;
   uint64_t latency_ns;
   bool drained;
+  bool already;                 /* somebody else had promoted before */
 };
 /* TO (NULL: the newest) names a checkpoint; SCRATCH: with what was written to scratch. */
 extern int replica_promote (struct replica *r, const char *to, bool scratch,

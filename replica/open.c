@@ -134,6 +134,7 @@ destroy (struct replica *r)
 {
   int saved = errno;
 
+  control_close (r->control);
   speculation_free (r->spec);
   writeout_free (r->wo);
   journal_close (r->journal);
@@ -193,10 +194,9 @@ replica_open (const struct replica_params *params, struct replica **replica,
   if (!exists && replica_create (r, params, err) == -1)
     goto error;
   if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
-      check_config (r, err) == -1 || revive (r, params, err) == -1)
+      check_config (r, err) == -1)
     goto error;
-  if (r->state == JOURNAL_PROMOTED)
-    r->divergence = divergence_load (r);
+  /* Before anything is in shared memory that a start which fails would leave there. */
   if (params->control) {
     char *dir = real_path (params->fs, params->dir);
 
@@ -208,6 +208,10 @@ replica_open (const struct replica_params *params, struct replica **replica,
     if (r->control == NULL)
       goto error;
   }
+  if (revive (r, params, err) == -1)
+    goto error;
+  if (r->state == JOURNAL_PROMOTED)
+    r->divergence = divergence_load (r);
   *replica = r;
   return 0;
 

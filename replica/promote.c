@@ -50,6 +50,7 @@ answer_locked (struct replica *r, struct promote_answer *answer)
   answer->discarded_bytes = r->discarded_bytes;
   answer->generation = r->generation;
   answer->drained = r->direct;
+  answer->already = false;
 }
 
 /* Which checkpoint?  With the turn, without the lock. */
@@ -212,6 +213,7 @@ check_promote (struct replica *r, const char *to,
                           " in generation %" PRIu64, to, r->checkpoint.id, r->generation);
     }
     answer_locked (r, answer);
+    answer->already = true;
     return 1;
   }
   if (r->state == JOURNAL_FAILED) {

@@ -86,7 +86,8 @@ struct replica_export {
   unsigned disk;
   enum replica_view view;
   uint64_t generation;          /* INLET: NAME@gG's G; 0: no matter */
-  uint64_t fence;               /* the replica's when the export was opened */
+  uint64_t fence;               /* the replica's when the export was opened ... */
+  uint64_t opened;              /* ... and its generation */
   struct view *look;            /* CHECKPOINT: what is looked at */
   uint64_t checkpoint;          /* CHECKPOINT: its number */
   struct scratch *scratch;      /* SCRATCH */

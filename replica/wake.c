@@ -73,10 +73,13 @@ empty_speculation (struct replica *r, uint64_t open)
   return r->spec == NULL ? -1 : 0;
 }
 
-/* Which state does the replica wake up in?  Fills reason; keeps *STATE's meaning otherwise. */
+/* Which state does the replica wake up in?  Fills reason; keeps *STATE's meaning otherwise.
+ * WHY what there was could not be taken over, "" when there was nothing.
+ */
 static int
 wake (struct replica *r, struct journal_state *state, uint64_t newest,
-      enum journal_took took, bool *restored, struct mcerror *err)
+      enum journal_took took, const char *why, bool *restored,
+      struct mcerror *err)
 {
   uint8_t boot_id[HOST_ID_LEN];
   bool same_boot, whole;
@@ -111,14 +114,19 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     return mcerror_set (err, MCEXIT_USAGE, "cannot make the speculation buffer: %m");
 
   *restored = whole;
+  if (why[0] == '\0')
+    why = took == JOURNAL_TOOK_SHARED ?
+      "what the last server left in shared memory does not verify" :
+      same_boot ? "the shared memory of the last server is gone" :
+      "this host went down";
   switch (state->state) {
   case JOURNAL_SYNCING:
     if (state->closed ? !whole :
         took == JOURNAL_TOOK_BAD || !(state->clean || same_boot)) {
       state->state = JOURNAL_STALE;
       r->lost = true;
-      set_reason_locked (r, "%s", "the first copy was cut short and parts of it may be lost: "
-                         "start it anew after resync overwrite");
+      set_reason_locked (r, "the first copy was cut short and parts of it may be lost (%s): "
+                         "start it anew after resync overwrite", why);
     }
     else
       set_reason_locked (r, "%s", "first copy; no checkpoint yet");
@@ -128,11 +136,8 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     if (!whole) {
       state->state = JOURNAL_STALE;
       r->lost = true;
-      set_reason_locked (r, "%s", took == JOURNAL_TOOK_BAD ?
-                         "the server died and acknowledged writes since the last checkpoint are damaged: "
-                         "start a new full mirror after the verb resync" :
-                         "the server died and acknowledged writes since the last checkpoint are lost: "
-                         "start a new full mirror after the verb resync");
+      set_reason_locked (r, "acknowledged writes since the last checkpoint are lost (%s): "
+                         "start a new full mirror after the verb resync", why);
     }
     else if (state->state == JOURNAL_RESYNCING)
       set_reason_locked (r, "%s", "a new full copy runs; the last checkpoint stays recoverable");
@@ -196,12 +201,15 @@ revive (struct replica *r, const struct replica_params *params,
   enum journal_took took;
   bool damaged = journal_get_damage (r->journal, &damage) == 1;
   bool restored = false;
+  enum journal_replica_state was;
+  struct mcerror why = { .text = "" };
   uint64_t newest;
 
   journal_get_state (r->journal, &state);
+  was = state.state;
   if (journal_start (r->journal, params->buffer ? params->buffer :
-                     REPLICA_DEFAULT_BUFFER, params->shared, &took, err) == -1)
-    return -1;
+                     REPLICA_DEFAULT_BUFFER, params->shared, &took, &why) == -1)
+    return mcerror_set (err, why.code, "%s", why.text);
   r->generation = state.generation;
   newest = MAX (MAX (state.checkpoint.id, state.watermark.id), state.target);
   r->wo = history_writeout_new (r);
@@ -213,7 +221,7 @@ revive (struct replica *r, const struct replica_params *params,
       return mcerror_set (err, MCEXIT_USAGE, "%s: cannot read the journal: %m", r->dir);
     damaged = true;
   }
-  if (wake (r, &state, newest, took, &restored, err) == -1)
+  if (wake (r, &state, newest, took, why.text, &restored, err) == -1)
     return -1;
   if (damaged) {
     state.state = JOURNAL_FAILED;
@@ -241,6 +249,9 @@ revive (struct replica *r, const struct replica_params *params,
   journal_get_state (r->journal, &state);
   r->epoch_limit = state.epoch_limit;
   r->void_epoch = state.void_epoch;
+  if (r->state != was)
+    replica_log (r, REPLICA_LOG_ERROR, "replica is %s: %s",
+                 replica_state_word (r->state), r->reason);
   house_event_locked (r, "open", "%s%s%s", replica_state_word (r->state),
                       r->reason[0] ? ": " : "", r->reason);
   return 0;

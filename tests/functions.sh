@@ -78,8 +78,12 @@ start_mcbuf ()
     [ -s "$tmp/$name.pid" ] || fail "nbdkit did not start: $(cat "$tmp/$name.log")"
     declare -g "pid_$name=$pid" "sock_$name=$tmp/$name.sock"
     declare -g "uri_$name=nbd+unix:///?socket=$tmp/$name.sock"
-    replicas+=("$(mcbuf-status --json "nbd+unix:///?socket=$tmp/$name.sock" |
-                  sed -n 's/.*"replica": *"\([^"]*\)".*/\1/p')")
+    local id
+    id=$(mcbuf-status --json "nbd+unix:///?socket=$tmp/$name.sock" |
+         sed -n 's/.*"replica": *"\([^"]*\)".*/\1/p')
+    # An empty one would have the end of this test remove the memory of all replicas.
+    [ -n "$id" ] || fail "the server does not say which replica it is"
+    replicas+=("$id")
 }
 
 stop_mcbuf ()

@@ -28,7 +28,7 @@
   F (create) F (close) F (get_error) F (get_errno)                      \
   F (set_opt_mode) F (set_uri_allow_local_file) F (connect_uri)         \
   F (set_export_name) F (opt_go) F (get_size) F (pwrite) F (pread)      \
-  F (aio_is_ready)
+  F (aio_is_ready) F (aio_disconnect)
 
 struct nbd_functions {
 #define F(name) __typeof__ (&nbd_##name) name;
@@ -49,11 +49,14 @@ nbd_client_close (void *handle)
 {
   struct nbd_client *n = handle;
 
-  /* No nbd_shutdown: closing the socket is enough for a control connection,
-   * and does not wait for a server that hangs.
+  /* No nbd_shutdown, which would wait for a server that hangs.  Just to say
+   * goodbye keeps the server from logging a TLS connection that was cut.
    */
-  if (n->h)
+  if (n->h) {
+    if (n->nbd.aio_is_ready (n->h) == 1)
+      (void) n->nbd.aio_disconnect (n->h, 0);
     n->nbd.close (n->h);
+  }
   if (n->library)
     (void) dlclose (n->library);
   free (n);
@@ -118,7 +121,10 @@ nbd_client_open (const char *target, struct mcerror *err)
   }
   if (n->nbd.set_export_name (n->h, EXPORT_NAME) == -1 ||
       n->nbd.opt_go (n->h) == -1) {
-    (void) failure (n, "cannot open the export " EXPORT_NAME ", is an mcbuf "
+    (void) failure (n, n->nbd.get_errno () == ENOTSUP ?
+                    "cannot open the export " EXPORT_NAME ", does the server "
+                    "want TLS (nbds:// instead of nbd://)" :
+                    "cannot open the export " EXPORT_NAME ", is an mcbuf "
                     "server behind it", err);
     goto error;
   }

@@ -101,6 +101,38 @@ connect_to (int fd, const char *dir)
   return r;
 }
 
+/* Is it the server that owns DIR, and not somebody in its place?  -1 with ERR. */
+static int
+check_server (int fd, const char *dir, struct mcerror *err)
+{
+  CLEANUP_FREE char *path = NULL;
+  struct stat at, owner;
+  struct ucred peer;
+  socklen_t len = sizeof peer;
+
+  if (asprintf (&path, "%s/" SOCKET_NAME, dir) == -1)
+    path = NULL;
+  if (path == NULL || lstat (path, &at) == -1 || stat (dir, &owner) == -1 ||
+      getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "%s/%s: cannot see whose socket "
+                        "it is: %m", dir, SOCKET_NAME);
+  errno = EPERM;
+  if (!S_ISSOCK (at.st_mode))
+    return mcerror_set (err, MCEXIT_USAGE, "%s/%s: not a socket but a link to "
+                        "one: mcbuf makes none: give the directory of the "
+                        "replica that is meant", dir, SOCKET_NAME);
+  if ((at.st_mode & 022) != 0)
+    return mcerror_set (err, MCEXIT_USAGE, "%s/%s: has mode %04o, the server's "
+                        "has 0600: see who changed it, and restart the server",
+                        dir, SOCKET_NAME, (unsigned) at.st_mode & 07777);
+  if (peer.uid != 0 && peer.uid != geteuid () &&
+      !(geteuid () == 0 && peer.uid == owner.st_uid))
+    return mcerror_set (err, MCEXIT_USAGE, "%s/%s: user %ld listens there, who "
+                        "is neither root, nor you, nor the directory's owner",
+                        dir, SOCKET_NAME, (long) peer.uid);
+  return 0;
+}
+
 static void *
 unix_open (const char *dir, struct mcerror *err)
 {
@@ -122,6 +154,8 @@ unix_open (const char *dir, struct mcerror *err)
     explain (dir, err);
     goto error;
   }
+  if (check_server (u->fd, dir, err) == -1)
+    goto error;
   return u;
 
  error:

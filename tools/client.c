@@ -5,10 +5,13 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cleanup.h"
 #include "tools/client.h"
+#include "tools/secret.h"
 
 struct client {
   const struct client_ops *ops;
@@ -39,8 +42,31 @@ client_is_uri (const char *target)
   return strncmp (target, "://", 3) == 0;
 }
 
+/* Give the server the secret, if there is one. */
+static int
+authorise (struct client *c, const char *option, struct mcerror *err)
+{
+  CLEANUP_FREE char *secret = NULL, *request = NULL;
+  struct answer answer;
+  int n, r;
+
+  if (secret_get (option, &secret, err) == -1)
+    return -1;
+  if (secret == NULL)
+    return 0;
+  n = asprintf (&request, "auth %s", secret);
+  explicit_bzero (secret, strlen (secret));
+  if (n == -1) {
+    request = NULL;
+    return mcerror_set (err, MCEXIT_USAGE, "%s: %m", c->target);
+  }
+  r = client_call (c, request, n, &answer, err);
+  explicit_bzero (request, n);
+  return r;
+}
+
 struct client *
-client_open (const char *target, struct mcerror *err)
+client_open (const char *target, const char *option, struct mcerror *err)
 {
   struct client *c = calloc (1, sizeof *c);
 
@@ -56,6 +82,12 @@ client_open (const char *target, struct mcerror *err)
 
     free (c);
     errno = saved;
+    return NULL;
+  }
+  /* On the local socket it is the user that counts. */
+  if (c->ops == &client_nbd_ops && authorise (c, option, err) == -1) {
+    client_close (c);
+    errno = EPERM;
     return NULL;
   }
   return c;

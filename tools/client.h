@@ -32,10 +32,13 @@ struct answer {
 /* Is TARGET an NBD URI, going by its scheme? */
 extern bool client_is_uri (const char *target);
 
-/* Connect.  NULL with errno ECONNREFUSED when TARGET is a directory where no
- * server listens; any other errno for any other failure.  ERR is filled in each case.
+/* Connect.  With a URI, and if there is a secret (secret.h; OPTION is what --secret= said,
+ * or NULL), it is given to the server first.  NULL with errno ECONNREFUSED when TARGET is a
+ * directory where no server listens; any other errno for any other failure.  ERR is filled in
+ * each case.
  */
-extern struct client *client_open (const char *target, struct mcerror *err);
+extern struct client *client_open (const char *target, const char *option,
+                                   struct mcerror *err);
 extern void client_close (struct client *c);    /* NULL is allowed */
 
 /* Send a request of LEN bytes without newline, wait for its answer for as

@@ -14,6 +14,7 @@
 #include "journal/journal.h"
 #include "tools/client.h"
 #include "tools/render.h"
+#include "tools/secret.h"
 #include "tools/tool.h"
 
 static void
@@ -33,6 +34,7 @@ usage (void)
          "  --generation=G    refuse in any other generation than G\n"
          "  --json            print the answer as one line of JSON\n"
          "  --stdin           carry out verbs from standard input, one a line\n"
+         "  --secret=+FILE    by URI: the server's control-secret is in FILE\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
          "\n"
@@ -42,7 +44,7 @@ usage (void)
 }
 
 enum { OPT_SEAL = 256, OPT_EPOCH, OPT_LABEL, OPT_GENERATION, OPT_JSON,
-       OPT_STDIN, OPT_HELP };
+       OPT_SECRET, OPT_STDIN, OPT_HELP };
 
 static const struct option long_options[] = {
   { "seal", no_argument, NULL, OPT_SEAL },
@@ -50,6 +52,7 @@ static const struct option long_options[] = {
   { "label", required_argument, NULL, OPT_LABEL },
   { "generation", required_argument, NULL, OPT_GENERATION },
   { "json", no_argument, NULL, OPT_JSON },
+  { "secret", required_argument, NULL, OPT_SECRET },
   { "stdin", no_argument, NULL, OPT_STDIN },
   { "help", no_argument, NULL, OPT_HELP },
   { "version", no_argument, NULL, 'V' },
@@ -61,6 +64,7 @@ struct options {
   bool have_epoch, have_generation;
   uint64_t epoch, generation;
   const char *label;
+  const char *secret;
   const char *target;
 };
 
@@ -199,6 +203,11 @@ parse (int argc, char *argv[], struct options *o)
     case OPT_JSON:
       o->json = true;
       break;
+    case OPT_SECRET:
+      o->secret = optarg;
+      if (secret_check (optarg, &err) == -1)
+        return tool_fail (&err);
+      break;
     case OPT_STDIN:
       o->from_stdin = true;
       break;
@@ -240,7 +249,7 @@ main (int argc, char *argv[])
   if (status != -1)
     return tool_finish (status);
 
-  c = client_open (o.target, &err);
+  c = client_open (o.target, o.secret, &err);
   if (c == NULL)
     return tool_fail (&err);
   status = o.from_stdin ? run_stdin (c) : run_once (c, &o);

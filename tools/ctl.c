@@ -9,6 +9,7 @@
 #include "common/cleanup.h"
 #include "tools/client.h"
 #include "tools/render.h"
+#include "tools/secret.h"
 #include "tools/tool.h"
 
 static void
@@ -37,6 +38,7 @@ usage (void)
          "Options:\n"
          "\n"
          "  --json            print the answer as one line of JSON\n"
+         "  --secret=+FILE    by URI: the server's control-secret is in FILE\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
          "\n"
@@ -46,10 +48,11 @@ usage (void)
          stdout);
 }
 
-enum { OPT_JSON = 256, OPT_HELP };
+enum { OPT_JSON = 256, OPT_SECRET, OPT_HELP };
 
 static const struct option long_options[] = {
   { "json", no_argument, NULL, OPT_JSON },
+  { "secret", required_argument, NULL, OPT_SECRET },
   { "help", no_argument, NULL, OPT_HELP },
   { "version", no_argument, NULL, 'V' },
   { NULL, 0, NULL, 0 },
@@ -110,7 +113,7 @@ int
 main (int argc, char *argv[])
 {
   CLEANUP_FREE char *request = NULL;
-  const char *target;
+  const char *target, *secret = NULL;
   struct answer answer;
   struct mcerror err;
   struct client *c;
@@ -122,6 +125,11 @@ main (int argc, char *argv[])
     switch (opt) {
     case OPT_JSON:
       json = true;
+      break;
+    case OPT_SECRET:
+      secret = optarg;
+      if (secret_check (optarg, &err) == -1)
+        return tool_fail (&err);
       break;
     case OPT_HELP:
       usage ();
@@ -141,7 +149,7 @@ main (int argc, char *argv[])
   request = make_request (argv + optind + 1, argc - optind - 1, &err);
   if (request == NULL)
     return tool_fail (&err);
-  c = client_open (target, &err);
+  c = client_open (target, secret, &err);
   if (c == NULL)
     return tool_fail (&err);
   r = client_call (c, request, strlen (request), &answer, &err);

@@ -222,7 +222,7 @@ run (const struct options *o)
   struct client *c;
   int status;
 
-  c = client_open (o->journal, &err);
+  c = client_open (o->journal, NULL, &err);
   if (c == NULL && errno == ECONNREFUSED)
     return recover_offline (o);
   if (c == NULL)

@@ -184,7 +184,9 @@ render_recovered (FILE *fp, const json_t *reply, bool would)
   (void) render_number (reply, "written_bytes", &written);
   (void) render_number (reply, "generation", &generation);
 
-  put_outcome (fp, would ? "would recover to" : "recovered to", reply);
+  put_outcome (fp, would ? "would recover to" :
+               json_is_true (json_object_get (reply, "already")) ?
+               "already recovered to" : "recovered to", reply);
   fprintf (fp, ", generation %" PRIu64 "\n%s ", generation,
            render_size (written, out));
   if (would)

@@ -12,6 +12,7 @@
 #include "common/cleanup.h"
 #include "tools/client.h"
 #include "tools/render.h"
+#include "tools/secret.h"
 #include "tools/tool.h"
 
 #define WATCH_SECONDS 1
@@ -31,6 +32,7 @@ usage (void)
          "  --prometheus      print it as metrics for Prometheus\n"
          "  --divergence      after a fail-over: the ranges, in bytes, in which the old\n"
          "                    primary's disks may differ (local only)\n"
+         "  --secret=+FILE    by URI: the server's control-secret is in FILE\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
          "\n"
@@ -39,13 +41,16 @@ usage (void)
          stdout);
 }
 
-enum { OPT_JSON = 256, OPT_WATCH, OPT_PROMETHEUS, OPT_DIVERGENCE, OPT_HELP };
+enum {
+  OPT_JSON = 256, OPT_WATCH, OPT_PROMETHEUS, OPT_DIVERGENCE, OPT_SECRET, OPT_HELP
+};
 
 static const struct option long_options[] = {
   { "json", no_argument, NULL, OPT_JSON },
   { "watch", no_argument, NULL, OPT_WATCH },
   { "prometheus", no_argument, NULL, OPT_PROMETHEUS },
   { "divergence", no_argument, NULL, OPT_DIVERGENCE },
+  { "secret", required_argument, NULL, OPT_SECRET },
   { "help", no_argument, NULL, OPT_HELP },
   { "version", no_argument, NULL, 'V' },
   { NULL, 0, NULL, 0 },
@@ -176,7 +181,7 @@ main (int argc, char *argv[])
   enum format format = TEXT;
   struct mcerror err;
   struct client *c;
-  const char *target;
+  const char *target, *secret = NULL;
   unsigned formats = 0;
   bool ranges = false;
   int opt, status;
@@ -192,6 +197,11 @@ main (int argc, char *argv[])
       break;
     case OPT_DIVERGENCE:
       ranges = true;
+      break;
+    case OPT_SECRET:
+      secret = optarg;
+      if (secret_check (optarg, &err) == -1)
+        return tool_fail (&err);
       break;
     case OPT_HELP:
       usage ();
@@ -212,7 +222,7 @@ main (int argc, char *argv[])
                                                : "no TARGET");
   target = argv[optind];
 
-  c = client_open (target, &err);
+  c = client_open (target, secret, &err);
   if (c == NULL)
     return tool_fail (&err);
   status = ranges ? divergence (c, format == JSON) : format == WATCH ? watch (c, target) : show (c, format, target);
