@@ -118,4 +118,37 @@ def test_boot(test):
     boot(test, "vda")
 
 
+def test_scratch(test):
+    """A standby is tried out: a guest boots from vda@scratch, and writes, while the mirror goes on."""
+    image = test.path("replica.img")
+    server = Server(test, "disk=vda:" + image, "size=%d" % SIZE, "journal-size=128M",
+                    "buffer=32M", "journal=" + test.path("j"))
+    vm = running_primary(test, server, "vda")
+    checkpoint(vm, server)
+    vm.go_on(vm.read)
+    _, content = checkpoint(vm, server)
+    written = records(content)
+    vm.go_on(vm.read)
+
+    scratch = ("file.driver=nbd,file.server.type=unix,file.server.path=%s,file.export=vda@scratch"
+               % server.sock)
+    second = VM(test, scratch)
+    equal(second.last_record(), written, "what the guest on scratch finds")
+    h = server.connect("vda@scratch")
+    for _ in range(2):
+        second.go_on(lambda at, n: bytes(h.pread(n, at)))
+        vm.go_on(vm.read)
+        _, content = checkpoint(vm, server)             # the replica goes on below
+    check(records(read_all(h)) > written, "scratch lost what its guest wrote")
+    second.kill()
+    h.shutdown()
+    third = VM(test, scratch)                           # after later commits it is fresh
+    equal(third.last_record(), records(content), "what the next guest on scratch finds")
+    third.kill()
+    vm.kill()
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(image), content, "the image")
+
+
 main(globals())
