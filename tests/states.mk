@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# The table of states: every state with every verb, data operation, end and tool.
+
+states_tests = \
+	nbd/test-mcbuf-table-verbs.py \
+	$(NULL)
+TESTS += $(states_tests)
+EXTRA_DIST += \
+	$(states_tests) \
+	libstates.py \
+	state_table.py \
+	$(NULL)
