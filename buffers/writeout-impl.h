@@ -15,6 +15,7 @@ struct writeout {
   struct map *gathering;
   struct map *draining;                 /* NULL: none */
   uint64_t merged, newest;              /* checkpoints */
+  uint64_t target;                      /* the one that draining ends with */
   struct writeout_stat gathered, drained;       /* what is in the two maps */
 };
 

@@ -152,7 +152,14 @@ writeout_begin (struct writeout *w, uint64_t *target)
   w->drained = w->gathered;
   w->gathering = map;
   w->gathered = (struct writeout_stat) { 0, 0 };
-  *target = w->merged;
+  w->target = *target = w->merged;
+  return w->draining;
+}
+
+const struct map *
+writeout_draining (const struct writeout *w, uint64_t *target)
+{
+  *target = w->draining ? w->target : 0;
   return w->draining;
 }
 

@@ -41,6 +41,11 @@ extern uint64_t writeout_newest (const struct writeout *w);
  * merged in part (writeout_merge goes on with it), ENOMEM.
  */
 extern const struct map *writeout_begin (struct writeout *w, uint64_t *target);
+/* The map that is draining and the checkpoint *TARGET that it brings the backing to, for who
+ * gave up half way and begins again with it.  NULL when none is.
+ */
+extern const struct map *writeout_draining (const struct writeout *w,
+                                            uint64_t *target);
 /* The draining map is in the backing images: returns it for the caller to
  * free once no reader can be in it.
  */

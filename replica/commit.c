@@ -38,6 +38,10 @@ refuse_state_locked (struct replica *r, const char *what, struct mcerror *err)
 {
   errno = r->state == JOURNAL_FAILED ? EIO :
     r->state == JOURNAL_PROMOTED ? ESHUTDOWN : EPERM;
+  if (r->state == JOURNAL_PROMOTED)
+    return mcerror_set (err, MCEXIT_REFUSED,
+                        "cannot %s: replica is promoted, this copy is the disk in generation %" PRIu64
+                        ": only resync overwrite makes it a standby again", what, r->generation);
   return mcerror_set (err, MCEXIT_REFUSED, "cannot %s: replica is %s: %s",
                       what, replica_state_word (r->state), r->reason);
 }

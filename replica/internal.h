@@ -26,6 +26,7 @@ struct control;                 /* socket.c */
 struct house_event;             /* house.c */
 
 #define LATENCIES 1024
+#define REST_MS 10000           /* how long promote and resync wait for writes to images under way */
 
 /* A write that covers part of a sector: it reads the rest, and has to start
  * over when somebody publishes that sector meanwhile.

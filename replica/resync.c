@@ -12,8 +12,6 @@
 
 #include "replica/internal.h"
 
-#define REST_MS 10000           /* how long an overwrite waits for writes under way */
-
 static void
 change_resync (struct journal_state *state, void *opaque)
 {
@@ -83,9 +81,10 @@ come_to_rest_locked (struct replica *r, struct mcerror *err)
   uint64_t until = host_monotonic_ns () + REST_MS * UINT64_C (1000000);
 
   r->hold_writeout = true;
+  pthread_cond_signal (&r->work);
   r->want_idle++;
-  while ((r->writing_out || r->through > r->parked) && r->wo_error[0] == '\0' &&
-         !r->stopping && host_monotonic_ns () < until)
+  while ((r->writing_out || r->through > r->parked) && !r->stopping &&
+         host_monotonic_ns () < until)
     (void) wait_changed_locked (r, 100);
   r->want_idle--;
   if (!r->writing_out && r->through <= r->parked)
@@ -135,6 +134,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       r->checkpoint = (struct journal_checkpoint) { .id = 0 };
       r->written_out = 0;
       r->backlog_since = 0;
+      r->wo_error[0] = '\0';    /* what it could not write is not wanted any more */
       old = r->wo;
       r->wo = fresh;
     }

@@ -132,7 +132,7 @@ cycle_progress (void *opaque, uint64_t bytes)
   r->wo_written += bytes;
   /* Commits go on meanwhile: without this each would keep a map of its own. */
   (void) merge_locked (r);
-  if (r->stopping) {
+  if (r->stopping || r->hold_writeout) {
     errno = ECANCELED;
     return -1;
   }
@@ -154,7 +154,7 @@ set_error (struct replica *r, const struct drain *d, int errnum)
   pthread_cond_broadcast (&r->changed);
 }
 
-/* Write MAP out, again and again until it is there.  -1: stopped, or failed. */
+/* Write MAP out, again and again until it is there.  -1: stopped, held, or failed. */
 static int
 drain_until_done (struct replica *r, const struct map *map)
 {
@@ -186,11 +186,11 @@ drain_until_done (struct replica *r, const struct map *map)
     set_error (r, &d, errno);
     SCOPED_LOCK (&r->lock);
     until = host_monotonic_ns () + wait * UINT64_C (1000000);
-    while (!r->stopping && host_monotonic_ns () < until) {
+    while (!r->stopping && !r->hold_writeout && host_monotonic_ns () < until) {
       (void) merge_locked (r);
       wait_work_locked (r, wait);
     }
-    if (r->stopping)
+    if (r->stopping || r->hold_writeout)
       return -1;
     wait = MIN (wait * 2, (unsigned) RETRY_MAX_MS);
   }
@@ -312,15 +312,17 @@ go_direct (struct replica *r)
                  r->dir);
 }
 
-/* Write out what is merged.  The lock is let go meanwhile.  -1: stopped, failed, or no memory. */
+/* Write out what is merged, or what a cycle that was held left.  The lock is let go
+ * meanwhile.  -1: stopped, held, failed, or no memory.
+ */
 static int
 cycle_locked (struct replica *r)
 {
   uint64_t target;
-  const struct map *map = writeout_begin (r->wo, &target);
+  const struct map *map = writeout_draining (r->wo, &target);
   int result;
 
-  if (map == NULL)
+  if (map == NULL && (map = writeout_begin (r->wo, &target)) == NULL)
     return -1;
   r->writing_out = true;
   pthread_mutex_unlock (&r->lock);
