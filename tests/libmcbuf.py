@@ -457,6 +457,11 @@ class Faults:
     def heal(self, call):
         os.unlink(os.path.join(self.dir, call))
 
+    def heal_all(self):
+        for call in ("fdatasync", "pwrite", "pread"):
+            if os.path.exists(os.path.join(self.dir, call)):
+                self.heal(call)
+
     def happened(self):
         """How many calls were failed so far."""
         try:

@@ -93,6 +93,9 @@ class Replica:
     def hold_writeout(self):
         self.faults.fail("pwrite", "disk.img")
 
+    def heal(self):
+        self.faults.heal_all()
+
     def make_pending(self):
         self.serve("baseline=trusted")
         self.old = self.connect()
@@ -261,7 +264,7 @@ WAY_OUT = {
 
 def check_refusal(text, event, state):
     """TEXT, the refusal of EVENT, says all that it must."""
-    verb = event.split()[0]
+    verb = (event.split() or [""])[0]
     if "UNKNOWN" in event and state not in ("syncing", "closed", "empty", "draining", "drained",
                                             "failed"):
         words = ("4711", "--list")

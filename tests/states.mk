@@ -2,6 +2,8 @@
 # The table of states: every state with every verb, data operation, end and tool.
 
 states_tests = \
+	nbd/test-mcbuf-table-data.py \
+	nbd/test-mcbuf-table-ends.py \
 	nbd/test-mcbuf-table-verbs.py \
 	$(NULL)
 TESTS += $(states_tests)
