@@ -60,7 +60,7 @@ acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
   return io_pwrite (j->acked_file, &a, sizeof a, 0);
 }
 
-void
+int
 journal_note_failed (struct journal *j)
 {
   uint64_t checkpoint, generation, seq;
@@ -72,7 +72,7 @@ journal_note_failed (struct journal *j)
     seq = j->log.durable;
   }
   /* An error leaves what there is without the mark: that much is known to be good. */
-  (void) acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
+  return acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
 }
 
 int

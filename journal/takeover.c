@@ -386,8 +386,8 @@ takeover (struct journal *j, enum journal_took *took)
   int r;
 
   *took = JOURNAL_TOOK_NOTHING;
-  /* Nobody wrote through it, or all was saved since. */
-  if (instance == 0 || j->state.clean) {
+  /* Nobody wrote through it, or all was saved since, and none was refused. */
+  if (instance == 0 || (j->state.clean && instance != STAGING_VOID)) {
     staging_reset (j);
     return 0;
   }

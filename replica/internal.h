@@ -68,6 +68,7 @@ struct replica {
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
   bool failing;                 /* the failure is being noted: no refusal goes out before */
+  bool failure_noted;           /* … and was */
   bool holing;                  /* "stale" is being made durable: no refusal goes out before */
   uint64_t moves;               /* counts promotes and resyncs */
   unsigned parked;              /* refused writes that wait for a move to end */

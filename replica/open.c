@@ -326,6 +326,15 @@ save (struct replica *r)
   return journal_do_commit (r->journal, &commit);
 }
 
+/* The journal has failed, and the next server will know it: what is in memory is of no use. */
+static bool
+is_void (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  return r->state == JOURNAL_FAILED && r->failure_noted;
+}
+
 /* No request is under way any more, or it takes too long. */
 static bool
 wait_idle_locked (struct replica *r)
@@ -376,7 +385,7 @@ replica_stop (struct replica *r)
       SCOPED_LOCK (&r->lock);
       idle = wait_idle_locked (r);
     }
-    saved_all = idle && save (r) == 0;
+    saved_all = idle && (save (r) == 0 || is_void (r));
     if (!saved_all)
       replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot save the speculation buffer: %m; "
                    "it stays in shared memory for the next start", r->dir);

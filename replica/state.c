@@ -200,8 +200,8 @@ replica_hole (struct replica *r, int errnum, const char *what)
       r->state = JOURNAL_STALE;
       r->holing = true;
       set_reason_locked (r, "a write was refused (%s: %s), so the stream has a hole: "
-                         "mend the cause, then start a new full mirror after the verb resync",
-                         what, strerror (errnum));
+                         "mend the cause, then start a new full mirror after the verb resync%s",
+                         what, strerror (errnum), r->has_checkpoint ? "" : " overwrite");
       house_event_locked (r, "stale", "%s: %s", what, strerror (errnum));
       mine = true;
       pthread_cond_broadcast (&r->changed);
@@ -225,6 +225,9 @@ replica_hole (struct replica *r, int errnum, const char *what)
 void
 replica_fail (struct replica *r, const char *what, int errnum)
 {
+  bool inlets;
+  int result = 0;
+
   {
     SCOPED_LOCK (&r->lock);
 
@@ -235,6 +238,8 @@ replica_fail (struct replica *r, const char *what, int errnum)
     /* A promoted disk whose backlog is drained does not need the journal. */
     if (r->state == JOURNAL_PROMOTED && r->direct)
       return;
+    inlets = r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
+      r->state == JOURNAL_RESYNCING;
     r->state = JOURNAL_FAILED;
     r->failing = true;
     set_reason_locked (r, "the journal cannot be trusted (%s: %s): stop the server, then "
@@ -242,12 +247,17 @@ replica_fail (struct replica *r, const char *what, int errnum)
                        strerror (errnum));
     house_event_locked (r, "failed", "%s: %s", what, strerror (errnum));
   }
-  /* Before any refusal is answered. */
+  /* Before any refusal is answered: the next server must not take the speculation, which
+   * lacks what is refused, for a whole one.
+   */
+  if (!journal_failed (r->journal) && inlets)
+    (void) journal_record (r->journal, JOURNAL_REC_STATE, change_stale, NULL);
   if (journal_failed (r->journal))
-    journal_note_failed (r->journal);
+    result = journal_note_failed (r->journal);
   {
     SCOPED_LOCK (&r->lock);
     r->failing = false;
+    r->failure_noted = result == 0;
     pthread_cond_broadcast (&r->changed);
   }
   replica_log (r, REPLICA_LOG_ERROR,

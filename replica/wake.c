@@ -149,7 +149,9 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
                          "start it anew after resync overwrite");
     }
     else
-      set_reason_locked (r, "%s", "first copy; no checkpoint yet");
+      set_reason_locked (r, "%s", state->instance == 0 ?
+                         "first copy; no checkpoint yet" :
+                         "the first copy goes on after a restart; no checkpoint yet");
     break;
   case JOURNAL_PROTECTED:
   case JOURNAL_RESYNCING:
@@ -268,6 +270,9 @@ revive (struct replica *r, const struct replica_params *params,
   r->void_epoch = state.void_epoch;
   house_event_locked (r, "open", "%s%s%s", replica_state_word (r->state),
                       r->reason[0] ? ": " : "", r->reason);
+  replica_log (r, r->state == JOURNAL_STALE || r->state == JOURNAL_FAILED ?
+               REPLICA_LOG_ERROR : REPLICA_LOG_INFO, "%s: replica is %s%s%s", r->dir,
+               replica_state_word (r->state), r->reason[0] ? ": " : "", r->reason);
   return 0;
 }
 
