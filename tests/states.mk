@@ -2,6 +2,7 @@
 # The table of states: every state with every verb, data operation, end and tool.
 
 states_tests = \
+	nbd/test-mcbuf-failing-backing.py \
 	nbd/test-mcbuf-table-data.py \
 	nbd/test-mcbuf-table-ends.py \
 	nbd/test-mcbuf-table-verbs.py \

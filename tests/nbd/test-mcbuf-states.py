@@ -417,7 +417,7 @@ def test_writeout_error(test):
     server = replica(test, "baseline=trusted", env=faults.env, preload=faults.preload)
     h = server.connect()
     for call, err in (("pwrite", errno.EIO), ("fdatasync", errno.EIO), ("pwrite", errno.ENOSPC)):
-        faults.fail(call, "disk.img", err)
+        faults.fail(call, "disk.img", err=err)
         before = faults.happened()
         h.pwrite(bytes([err + len(call)]) * 8192, 0)
         last = server.commit()["checkpoint"]
