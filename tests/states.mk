@@ -3,6 +3,7 @@
 
 states_tests = \
 	nbd/test-mcbuf-failing-backing.py \
+	nbd/test-mcbuf-failing-journal.py \
 	nbd/test-mcbuf-table-data.py \
 	nbd/test-mcbuf-table-ends.py \
 	nbd/test-mcbuf-table-verbs.py \
