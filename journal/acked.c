@@ -61,7 +61,7 @@ acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
 }
 
 int
-journal_note_failed (struct journal *j)
+journal_note_failed (struct journal *j, bool durable)
 {
   uint64_t checkpoint, generation, seq;
 
@@ -72,7 +72,9 @@ journal_note_failed (struct journal *j)
     seq = j->log.durable;
   }
   /* An error leaves what there is without the mark: that much is known to be good. */
-  return acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
+  if (acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED) == -1)
+    return -1;
+  return durable ? io_fdatasync (j->acked_file) : 0;
 }
 
 int

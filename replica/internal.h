@@ -140,8 +140,13 @@ extern void turn_end_locked (struct replica *r);
  */
 extern void replica_hole (struct replica *r, int errnum, const char *what);
 
-/* The journal cannot be trusted any more.  Called without the lock. */
+/* The journal cannot be trusted any more: WHAT failed, with ERRNUM (0: WHAT says it all).
+ * Called without the lock.
+ */
 extern void replica_fail (struct replica *r, const char *what, int errnum);
+
+/* The same: it was found damaged. */
+extern void replica_damaged (struct replica *r, const struct journal_damage *damage);
 
 /* Take the clean mark off, durably, before anything is acknowledged that it
  * does not know.  Without the lock.  -1 with EIO.

@@ -281,19 +281,19 @@ save (struct replica *r)
                                    .change = change_clean };
   enum journal_replica_state state;
   uint64_t open;
-  bool direct;
+  bool direct, failed = journal_failed (r->journal) != 0;
 
   {
     SCOPED_LOCK (&r->lock);
     state = r->state;
     open = speculation_open_number (r->spec);
-    direct = r->direct;
     /* A drained promoted disk is written to without the journal's knowing. */
-    if (r->clean && !(state == JOURNAL_PROMOTED && direct))
+    direct = state == JOURNAL_PROMOTED && r->direct;
+    if (r->clean && !direct && !failed)
       return 0;
   }
-  if (journal_failed (r->journal)) {
-    errno = EIO;
+  if (failed && !direct) {
+    errno = journal_failed (r->journal);
     return -1;
   }
   switch (state) {
@@ -317,6 +317,8 @@ save (struct replica *r)
   case JOURNAL_FAILED:
     return 0;                   /* nothing in memory is worth keeping */
   }
+  if (failed)
+    return 0;                   /* the images are synced, and all there is */
   {
     SCOPED_LOCK (&r->lock);
     open = speculation_open_number (r->spec);

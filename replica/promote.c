@@ -218,6 +218,8 @@ promote_record (struct replica *r, struct promote_change *change,
     int saved = errno;
 
     replica_fail (r, "recording the promote", saved);
+    if (journal_failed (r->journal))
+      saved = journal_failed (r->journal);
     errno = EIO;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot promote: %s/journal: %s: the replica has failed",

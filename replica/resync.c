@@ -112,8 +112,14 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   if (journal_record (r->journal, JOURNAL_REC_STATE,
                       overwrite ? change_overwrite : change_resync,
                       &open) == -1) {
-    replica_fail (r, "recording the resync", errno);
-    mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %m", r->dir);
+    int saved = errno;
+
+    replica_fail (r, "recording the resync", saved);
+    if (journal_failed (r->journal))
+      saved = journal_failed (r->journal);
+    errno = EIO;
+    mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %s: the replica has failed",
+                 r->dir, strerror (saved));
     writeout_free (fresh);
     return -1;
   }

@@ -159,7 +159,7 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
       state->state = JOURNAL_STALE;
       r->lost = true;
       set_reason_locked (r, "%s", took == JOURNAL_TOOK_BAD ?
-                         "the server died and acknowledged writes since the last checkpoint are damaged: "
+                         "acknowledged writes since the last checkpoint are damaged, or the last server failed: "
                          "start a new full mirror after the verb resync" :
                          "the server died and acknowledged writes since the last checkpoint are lost: "
                          "start a new full mirror after the verb resync");

@@ -169,10 +169,7 @@ drain_until_done (struct replica *r, const struct map *map)
     if (errno == ECANCELED)
       return -1;
     if (errno == EBADMSG) {
-      replica_log (r, REPLICA_LOG_ERROR, "%s/%s: offset %" PRIu64 ": %s: needed by checkpoint %" PRIu64,
-                   r->dir, d.damage.file, d.damage.offset, d.damage.what,
-                   d.damage.checkpoint);
-      replica_fail (r, "a block does not verify", EBADMSG);
+      replica_damaged (r, &d.damage);
       return -1;
     }
     if (journal_failed (r->journal)) {
