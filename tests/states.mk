@@ -4,6 +4,8 @@
 states_tests = \
 	nbd/test-mcbuf-failing-backing.py \
 	nbd/test-mcbuf-failing-journal.py \
+	nbd/test-mcbuf-full-disk.py \
+	nbd/test-mcbuf-slow-disk.py \
 	nbd/test-mcbuf-table-data.py \
 	nbd/test-mcbuf-table-ends.py \
 	nbd/test-mcbuf-table-verbs.py \
