@@ -5,6 +5,7 @@ states_tests = \
 	nbd/test-mcbuf-failing-backing.py \
 	nbd/test-mcbuf-failing-journal.py \
 	nbd/test-mcbuf-full-disk.py \
+	nbd/test-mcbuf-qemu-first-copy.py \
 	nbd/test-mcbuf-slow-disk.py \
 	nbd/test-mcbuf-table-data.py \
 	nbd/test-mcbuf-table-ends.py \

@@ -47,7 +47,7 @@ def file_systems(test, size):
         else:
             image = sparse_file(test.unique("fs"), size + 2 * MiB)
             subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-m", "0", image],
-                           check=True)
+                           check=True, env=dict(os.environ, PATH=os.environ["PATH"] + ":/sbin:/usr/sbin"))
             if not mount("-o", "loop", image, where):
                 print("%s: not to be had here" % kind)      # a namespace of a user
                 continue
