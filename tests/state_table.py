@@ -85,7 +85,7 @@ NAME@promoted: write FUA      none       none       none       none       none  
 NAME@promoted: zero           none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: trim           none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: flush          none       none       none       none       none       none       | none       none       none       ok         ok         none
-resync, old connection: write -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
+resync, old conn.: write      -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
 overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  -
 """
 
@@ -134,3 +134,39 @@ def render(table, marks=None, states=tuple(STATES), width=10, first=30):
         cells = [(row[s] + (marks or {}).get((event, s), "")).ljust(width) for s in states]
         lines.append((event.ljust(first) + " ".join(cells)).rstrip())
     return "\n".join(lines) + "\n"
+
+
+# --- For the manual page -------------------------------------------------------
+
+GROUPS = (("syncing", "closed", "empty"), ("protected", "pending", "sealed", "resyncing"),
+          ("stale", "lost", "failed"), ("draining", "drained"))
+TOGETHER = {"read, extents": "reads", "write, write FUA, zero, trim, flush": "writes",
+            "read, extents, write, write FUA, zero, trim, flush": "all",
+            "read, write": "all", "read": "reads", "write": "writes"}
+
+
+def merged(table, states):
+    """Requests of one export that have the same cells share a row; rows that do not arise are left out."""
+    rows = {}
+    for event, row in table.items():
+        cells = tuple(row[s] for s in states)
+        if set(cells) == {"-"}:
+            continue
+        export, colon, op = event.partition(": ")
+        if not colon or export == "by NBD":
+            export, op = event, ""
+        rows.setdefault((export, cells), []).append(op)
+    return {e + (": " + TOGETHER[", ".join(ops)] if ops[0] else ""): dict(zip(states, cells))
+            for (e, cells), ops in rows.items()}
+
+
+def pages():
+    """The blocks of mcbuf-states(7), in order."""
+    for text in (VERBS, DATA, ENDS):
+        for states in GROUPS:
+            table = render(merged(parse(text), states), states=states)
+            yield "".join(" " + line + "\n" for line in table.splitlines())
+
+
+if __name__ == "__main__":
+    print("\n".join(pages()), end="")

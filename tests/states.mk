@@ -10,6 +10,7 @@ states_tests = \
 	nbd/test-mcbuf-table-data.py \
 	nbd/test-mcbuf-table-ends.py \
 	nbd/test-mcbuf-table-verbs.py \
+	test-states-pod.sh \
 	$(NULL)
 TESTS += $(states_tests)
 EXTRA_DIST += \
