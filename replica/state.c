@@ -106,6 +106,8 @@ turn_end_locked (struct replica *r)
   assert (r->commit_turn);
   r->commit_turn = false;
   pthread_cond_broadcast (&r->changed);
+  if (r->state == JOURNAL_PROMOTED && !r->direct)
+    pthread_cond_signal (&r->work);     /* its switch to direct waits for the turn */
 }
 
 void

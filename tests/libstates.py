@@ -276,14 +276,22 @@ def check_refusal(text, event, state):
 
 # --- Running a table -----------------------------------------------------------
 
+def unchanged(replica):
+    """Nothing has happened to REPLICA."""
+    replica.check_state()
+    replica.check_disk()
+    replica.check_recovery(started=False)
+
+
 class Run:
     """The cells of TABLE, each by each of its WAYS (event).
 
-    CARRY_OUT (replica, event, cell, way) does one.  IS_SHARED (event, cell): it changes nothing.
+    CARRY_OUT (replica, event, cell, way) does one.  SHARED (event, cell): None, or when it
+    changes nothing, what checks that in the end.  Those with the same check share a replica.
     """
 
-    def __init__(self, table, carry_out, is_shared, ways=lambda event: (None,)):
-        self.table, self.carry_out, self.is_shared, self.ways = table, carry_out, is_shared, ways
+    def __init__(self, table, carry_out, shared, ways=lambda event: (None,)):
+        self.table, self.carry_out, self.is_shared, self.ways = table, carry_out, shared, ways
         self.marks, self.problems, self.took = {}, [], {}
         self.lock = threading.Lock()
 
@@ -317,7 +325,7 @@ class Run:
             self.cell(replica, event, state, way)
         test.cleanup()
 
-    def shared(self, state, events):
+    def shared(self, state, finish, events):
         test = Test("table")
         try:
             replica = Replica(test, state)
@@ -329,26 +337,25 @@ class Run:
             for way in self.ways(event):
                 self.cell(replica, event, state, way)
         try:
-            replica.check_state()
-            replica.check_disk()
-            replica.check_recovery(started=False)
+            finish(replica)
         except Exception:               # pylint: disable=broad-except
             self.problem(events[-1], state, replica)
         test.cleanup()
 
     def jobs(self):
         for state in STATES:
-            shared = []
+            shared = {}
             for event, row in self.table.items():
                 if row[state] == "-":
                     continue
-                if self.is_shared(event, row[state]):
-                    shared.append(event)
+                finish = self.is_shared(event, row[state])
+                if finish:
+                    shared.setdefault(finish, []).append(event)
                 else:
                     for way in self.ways(event):
                         yield self.own, state, event, way
-            if shared:
-                yield self.shared, state, shared
+            for finish, events in shared.items():
+                yield self.shared, state, finish, events
 
     def run(self):
         jobs = queue.SimpleQueue()
@@ -393,4 +400,4 @@ def only(table):
     return picked
 
 
-__all__ = ["BLOCK", "SIZE", "DONE", "SLOW", "Replica", "Run", "block", "check_refusal", "only", "re"]
+__all__ = ["BLOCK", "SIZE", "DONE", "SLOW", "Replica", "Run", "block", "check_refusal", "only", "re", "unchanged"]

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 # pylint: disable=wrong-import-position
 import nbd
 from libmcbuf import check, connect_errno, done, equal, main, nbd_errno, read_file, same
-from libstates import BLOCK, SIZE, Run, block, only
+from libstates import BLOCK, SIZE, Run, block, only, unchanged
 from state_table import DATA, STATES, parse
 
 AT = 200                        # a block that no state's making touches
@@ -123,13 +123,13 @@ def carry_out(replica, event, cell, _):
         h.shutdown()
 
 
-def is_shared(event, _):
-    return not event.startswith(("resync", "overwrite"))
+def shared(event, _):
+    return None if event.startswith(("resync", "overwrite")) else unchanged
 
 
 def test_data(_):
     """Each request in each state: the errno, the disk after it, the image, the log."""
-    Run(only(parse(DATA)), carry_out, is_shared).run()
+    Run(only(parse(DATA)), carry_out, shared).run()
 
 
 main({"test_data": test_data})

@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 from libmcbuf import DONE, check, equal, main, poll, read_file, same, tool
-from libstates import Run, block, check_refusal, only
+from libstates import Run, block, check_refusal, only, unchanged
 from state_table import ENDS, STATES, parse
 
 
@@ -111,7 +111,7 @@ def run_recover(replica, option, cell):
 
 def recovers(replica, how, option, cell):
     """mcbuf-recover with a server (HOW None) or after its end."""
-    if how:
+    if how and replica.server.is_running():
         end(replica, how)
     if option == "--wait":
         replica.heal()
@@ -136,13 +136,21 @@ def recovers(replica, how, option, cell):
             replica.server.start()
             poll("the drained state", lambda: replica.server.status()["drained"])
         replica.check_recovery(content)
-    elif how:
-        # Nothing was changed: the server goes on as it would have.
-        replica.server.start()
-        replica.check_state(how_it_wakes(replica.name, how))
-        replica.check_recovery()
-    else:
+    elif not how:
         replica.check_state()
+    elif shared("%s, recover %s" % (how, option), cell) is None:
+        goes_on(replica, how)
+
+
+def goes_on(replica, how):
+    """Nothing was changed by the tools: the server goes on as it would have."""
+    replica.server.start()
+    replica.check_state(how_it_wakes(replica.name, how))
+    replica.check_recovery()
+
+
+def goes_on_after_crash(replica):
+    goes_on(replica, "crash")
 
 
 def carry_out(replica, event, cell, _):
@@ -154,15 +162,19 @@ def carry_out(replica, event, cell, _):
         recovers(replica, how if comma else None, command[len("recover "):], cell)
 
 
-def is_shared(event, cell):
-    return event.startswith("recover") and (cell in ("1", "2", "3") or "--list" in event
-                                            or "--dry-run" in event)
+def shared(event, cell):
+    """What changes nothing may go together."""
+    if cell.startswith(">") or not (cell in ("1", "2", "3") or "--list" in event
+                                    or "--dry-run" in event or "--verify" in event):
+        return None
+    return (unchanged if event.startswith("recover") else
+            goes_on_after_crash if event.startswith("crash, ") else None)
 
 
 def test_ends(_):
     """Each end in each state: the state and the disk of the next server, the log, what recovery does."""
     check(all(len(row) == len(STATES) for row in parse(ENDS).values()), "the table")
-    Run(only(parse(ENDS)), carry_out, is_shared).run()
+    Run(only(parse(ENDS)), carry_out, shared).run()
 
 
 main({"test_ends": test_ends})

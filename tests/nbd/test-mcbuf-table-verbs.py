@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 from libmcbuf import check, done, equal, main, nbd_errno
-from libstates import Run, check_refusal, only
+from libstates import Run, check_refusal, only, unchanged
 from state_table import VERBS, parse
 
 BY_NBD = ("seal", "commit", "status", "list", "resync")
@@ -108,14 +108,15 @@ def ways(event):
     return (ask_socket, ask_nbd) if event.split()[0] in BY_NBD else (ask_socket,)
 
 
-def is_shared(event, cell):
+def shared(event, cell):
     """Changes nothing, so the next may have the same replica."""
-    return cell in ("2", "3") or event in ("status", "list", "commit epoch=COMMITTED")
+    return unchanged if cell in ("2", "3") or event in ("status", "list",
+                                                        "commit epoch=COMMITTED") else None
 
 
 def test_verbs(_):
     """Each verb in each state: the code, the words of the refusal, the state after, what recovery makes of it."""
-    Run(only(parse(VERBS)), carry_out, is_shared, ways).run()
+    Run(only(parse(VERBS)), carry_out, shared, ways).run()
 
 
 main({"test_verbs": test_verbs})
