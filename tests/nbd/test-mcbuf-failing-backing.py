@@ -246,6 +246,31 @@ def test_promoted_draining(test):
     same(image(test), want, "image")
 
 
+def test_promote_that_comes_to_nothing(test):
+    """A promote to an older checkpoint makes write-out leave its cycle; refused, it lets it begin again."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    faults.fail("pwrite", IMAGE)
+    h.pwrite(b"1" * 65536, 0)
+    older = server.commit()["checkpoint"]
+    is_paused(server, errno.EIO)
+    for i in range(200):                        # more than fits into the commit record itself
+        h.pwrite(b"2" * 4096, i * 8192)
+    last = server.commit()["checkpoint"]
+    faults.fail("pread", "/journal")
+    refused(server.ask("promote to=%d" % older), 4, "checkpoint %d" % older)
+    faults.heal("pread")
+    equal(server.status()["state"], "protected", "state")
+    equal(server.status()["checkpoint"]["id"], last, "checkpoint")
+    faults.heal_all()
+    goes_on(server)
+    want = bytearray(b"1" * 65536 + bytes(SIZE - 65536))
+    for i in range(200):
+        want[i * 8192:i * 8192 + 4096] = b"2" * 4096
+    same(image(test), bytes(want), "image")
+    server.commit()
+
+
 def test_promoted_drained(test):
     """The image is the disk: its errors are the client's; after a failed sync no flush succeeds, and status tells."""
     server, faults = replica(test, "baseline=trusted")
