@@ -272,10 +272,11 @@ writeout_end (struct writeout *w)
   return map;
 }
 
-uint64_t
-writeout_draining (const struct writeout *w)
+const struct map *
+writeout_draining (const struct writeout *w, uint64_t *target)
 {
-  return w->draining ? w->end->last : 0;
+  *target = w->draining ? w->end->last : 0;
+  return w->draining ? w->end->map : NULL;
 }
 
 unsigned

@@ -72,13 +72,15 @@ extern uint64_t writeout_boundary (const struct writeout *w, uint64_t number);
  * merged in part (writeout_merge goes on with it), ENOMEM.
  */
 extern const struct map *writeout_begin (struct writeout *w, uint64_t *target);
+/* The map that is draining and the checkpoint *TARGET that it brings the backing to, for who
+ * gave up half way and begins again with it.  NULL when none is.
+ */
+extern const struct map *writeout_draining (const struct writeout *w,
+                                            uint64_t *target);
 /* The draining map is in the backing images: returns it for the caller to
  * free once no reader can be in it.
  */
 extern struct map *writeout_end (struct writeout *w);
-
-/* What the draining segment ends with, 0: none drains. */
-extern uint64_t writeout_draining (const struct writeout *w);
 
 /* How many there are: what a read has to look through. */
 extern unsigned writeout_segments (const struct writeout *w);

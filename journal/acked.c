@@ -60,8 +60,8 @@ acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
   return io_pwrite (j->acked_file, &a, sizeof a, 0);
 }
 
-void
-journal_note_failed (struct journal *j)
+int
+journal_note_failed (struct journal *j, bool durable)
 {
   uint64_t checkpoint, generation, seq;
 
@@ -72,7 +72,9 @@ journal_note_failed (struct journal *j)
     seq = j->log.durable;
   }
   /* An error leaves what there is without the mark: that much is known to be good. */
-  (void) acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
+  if (acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED) == -1)
+    return -1;
+  return durable ? io_fdatasync (j->acked_file) : 0;
 }
 
 int

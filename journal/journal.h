@@ -192,10 +192,11 @@ extern int journal_get_damage (struct journal *j,
 extern int journal_failed (struct journal *j);
 
 /* The journal has failed, and writes are about to be refused.  Leaves word of it beside the
- * log, as far as that goes: the next process on this host may find in the page
- * cache what a failed sync never brought to the disk.
+ * log: the next process on this host may find in the page cache what a failed sync never
+ * brought to the disk.  DURABLE: and no power loss may bring back what was refused.  -1: that
+ * failed too, and only shared memory still tells.
  */
-extern void journal_note_failed (struct journal *j);
+extern int journal_note_failed (struct journal *j, bool durable);
 
 /* --- What is in it -------------------------------------------------------- */
 

@@ -386,8 +386,13 @@ takeover (struct journal *j, enum journal_took *took)
   int r;
 
   *took = JOURNAL_TOOK_NOTHING;
+  if (instance == STAGING_VOID) {
+    /* Writes were refused: what a clean stop saved before them is not whole either. */
+    j->log.saved_seq = 0;
+    j->state.clean = false;
+  }
   /* Nobody wrote through it, or all was saved since. */
-  if (instance == 0 || j->state.clean) {
+  else if (instance == 0 || j->state.clean) {
     staging_reset (j);
     return 0;
   }

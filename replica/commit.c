@@ -347,6 +347,7 @@ commit_turn (struct replica *r, const struct commit_request *req,
                           cp.id);
     }
     replica_fail (r, "committing", saved);
+    saved = journal_failed (r->journal);
     errno = EIO;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "checkpoint %" PRIu64 " is not acknowledged: %s/journal: %s: "

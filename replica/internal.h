@@ -36,6 +36,7 @@ struct view {
 };
 
 #define LATENCIES 1024
+#define REST_MS 10000           /* how long promote and resync wait for writes to images under way */
 
 /* A write that covers part of a sector: it reads the rest, and has to start
  * over when somebody publishes that sector meanwhile.
@@ -78,6 +79,7 @@ struct replica {
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
   bool failing;                 /* the failure is being noted: no refusal goes out before */
+  bool failure_noted;           /* … and was */
   bool holing;                  /* "stale" is being made durable: no refusal goes out before */
   uint64_t moves;               /* counts promotes and resyncs */
   unsigned parked;              /* refused writes that wait for a move to end */
@@ -155,8 +157,13 @@ extern void turn_end_locked (struct replica *r);
  */
 extern void replica_hole (struct replica *r, int errnum, const char *what);
 
-/* The journal cannot be trusted any more.  Called without the lock. */
+/* The journal cannot be trusted any more: WHAT failed, with ERRNUM (0: WHAT says it all).
+ * Called without the lock.
+ */
 extern void replica_fail (struct replica *r, const char *what, int errnum);
+
+/* The same: it was found damaged. */
+extern void replica_damaged (struct replica *r, const struct journal_damage *damage);
 
 /* Take the clean mark off, durably, before anything is acknowledged that it
  * does not know.  Without the lock.  -1 with EIO.

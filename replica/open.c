@@ -304,19 +304,19 @@ save (struct replica *r)
                                    .change = change_clean };
   enum journal_replica_state state;
   uint64_t open;
-  bool direct;
+  bool direct, failed = journal_failed (r->journal) != 0;
 
   {
     SCOPED_LOCK (&r->lock);
     state = r->state;
     open = speculation_open_number (r->spec);
-    direct = r->direct;
     /* A drained promoted disk is written to without the journal's knowing. */
-    if (r->clean && !(state == JOURNAL_PROMOTED && direct))
+    direct = state == JOURNAL_PROMOTED && r->direct;
+    if (r->clean && !direct && !failed)
       return 0;
   }
-  if (journal_failed (r->journal)) {
-    errno = EIO;
+  if (failed && !direct) {
+    errno = journal_failed (r->journal);
     return -1;
   }
   switch (state) {
@@ -340,6 +340,8 @@ save (struct replica *r)
   case JOURNAL_FAILED:
     return 0;                   /* nothing in memory is worth keeping */
   }
+  if (failed)
+    return 0;                   /* the images are synced, and all there is */
   {
     SCOPED_LOCK (&r->lock);
     open = speculation_open_number (r->spec);
@@ -347,6 +349,15 @@ save (struct replica *r)
   commit.epoch = open;
   commit.opaque = &open;
   return journal_do_commit (r->journal, &commit);
+}
+
+/* The journal has failed, and the next server will know it: what is in memory is of no use. */
+static bool
+is_void (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  return r->state == JOURNAL_FAILED && r->failure_noted;
 }
 
 /* No request is under way any more, or it takes too long. */
@@ -399,7 +410,7 @@ replica_stop (struct replica *r)
       SCOPED_LOCK (&r->lock);
       idle = wait_idle_locked (r);
     }
-    saved_all = idle && save (r) == 0;
+    saved_all = idle && (save (r) == 0 || is_void (r));
     if (idle)
       divergence_save (r);
     if (!saved_all)

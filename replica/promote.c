@@ -168,24 +168,27 @@ hand_over_speculation (struct replica *r, struct epoch *more)
   return journal_discard (r->journal);
 }
 
-/* Keep the write-out thread from beginning a cycle, and wait for the one it is
- * in; -1 when that does not come to an end.
+/* Keep the write-out thread from beginning a cycle, and wait until it has left the one it
+ * is in, which it does after the write under way; -1 when that does not come to an end.
  */
 static int
 hold_writeout (struct replica *r, struct mcerror *err)
 {
+  uint64_t until = host_monotonic_ns () + REST_MS * UINT64_C (1000000);
   SCOPED_LOCK (&r->lock);
 
   r->hold_writeout = true;
-  while (r->writing_out && r->wo_error[0] == '\0' && !r->stopping)
-    pthread_cond_wait (&r->changed, &r->lock);
+  pthread_cond_signal (&r->work);
+  while (r->writing_out && !r->stopping && host_monotonic_ns () < until)
+    (void) wait_changed_locked (r, 100);
   if (!r->writing_out)
     return 0;
   r->hold_writeout = false;
   errno = EPERM;
   return mcerror_set (err, MCEXIT_REFUSED,
-                      "cannot promote to an older checkpoint while write-out is under way: %s: "
-                      "mend that, or promote to the last one", r->wo_error);
+                      "cannot promote to an older checkpoint: replica is %s, and a write to a backing image "
+                      "does not come to an end: mend it, or promote to the last one",
+                      replica_state_word (r->state));
 }
 
 static void
@@ -210,7 +213,8 @@ check_promote (struct replica *r, const char *to,
       errno = ESHUTDOWN;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot promote to %s: replica is promoted already, to checkpoint %" PRIu64
-                          " in generation %" PRIu64, to, r->checkpoint.id, r->generation);
+                          " in generation %" PRIu64 ": leave out to=", to, r->checkpoint.id,
+                          r->generation);
     }
     answer_locked (r, answer);
     answer->already = true;
@@ -224,8 +228,10 @@ check_promote (struct replica *r, const char *to,
   if (!r->has_checkpoint) {
     errno = EPERM;
     return mcerror_set (err, MCEXIT_NO_CHECKPOINT,
-                        "cannot promote: replica is %s and no checkpoint exists: the image must not be used",
-                        replica_state_word (r->state));
+                        "cannot promote: replica is %s and no checkpoint exists: the image must not be used%s",
+                        replica_state_word (r->state), r->state == JOURNAL_SYNCING ?
+                        " before a commit has ended the first copy" :
+                        ": resync overwrite begins a new first copy");
   }
   return 0;
 }
@@ -248,6 +254,8 @@ promote_record (struct replica *r, struct promote_change *change,
     int saved = errno;
 
     replica_fail (r, "recording the promote", saved);
+    if (journal_failed (r->journal))
+      saved = journal_failed (r->journal);
     errno = EIO;
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot promote: %s/journal: %s: the replica has failed",

@@ -72,10 +72,7 @@ read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
       if (journal_read (r->journal, at / JOURNAL_BLOCK, at % JOURNAL_BLOCK, n,
                         (char *) buf + done, &damage) == -1) {
         if (errno == EBADMSG) {
-          replica_log (r, REPLICA_LOG_ERROR, "%s/%s: offset %llu: %s", r->dir,
-                       damage.file, (unsigned long long) damage.offset,
-                       damage.what);
-          replica_fail (r, "a block does not verify", EBADMSG);
+          replica_damaged (r, &damage);
           errno = EIO;
         }
         return -1;

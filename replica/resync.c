@@ -12,8 +12,6 @@
 
 #include "replica/internal.h"
 
-#define REST_MS 10000           /* how long an overwrite waits for writes under way */
-
 static void
 change_resync (struct journal_state *state, void *opaque)
 {
@@ -83,9 +81,10 @@ come_to_rest_locked (struct replica *r, struct mcerror *err)
   uint64_t until = host_monotonic_ns () + REST_MS * UINT64_C (1000000);
 
   r->hold_writeout = true;
+  pthread_cond_signal (&r->work);
   r->want_idle++;
-  while ((r->writing_out || r->through > r->parked) && r->wo_error[0] == '\0' &&
-         !r->stopping && host_monotonic_ns () < until)
+  while ((r->writing_out || r->through > r->parked) && !r->stopping &&
+         host_monotonic_ns () < until)
     (void) wait_changed_locked (r, 100);
   r->want_idle--;
   if (!r->writing_out && r->through <= r->parked)
@@ -113,8 +112,14 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   if (journal_record (r->journal, JOURNAL_REC_STATE,
                       overwrite ? change_overwrite : change_resync,
                       &open) == -1) {
-    replica_fail (r, "recording the resync", errno);
-    mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %m", r->dir);
+    int saved = errno;
+
+    replica_fail (r, "recording the resync", saved);
+    if (journal_failed (r->journal))
+      saved = journal_failed (r->journal);
+    errno = EIO;
+    mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %s: the replica has failed",
+                 r->dir, strerror (saved));
     writeout_free (fresh);
     return -1;
   }
@@ -136,6 +141,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       r->written_out = 0;
       r->backlog_since = 0;
       views_revoke_locked (r, UINT64_MAX);
+      r->wo_error[0] = '\0';    /* what it could not write is not wanted any more */
       old = r->wo;
       r->wo = fresh;
     }

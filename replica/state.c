@@ -5,6 +5,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -105,6 +106,8 @@ turn_end_locked (struct replica *r)
   assert (r->commit_turn);
   r->commit_turn = false;
   pthread_cond_broadcast (&r->changed);
+  if (r->state == JOURNAL_PROMOTED && !r->direct)
+    pthread_cond_signal (&r->work);     /* its switch to direct waits for the turn */
 }
 
 void
@@ -200,8 +203,8 @@ replica_hole (struct replica *r, int errnum, const char *what)
       r->state = JOURNAL_STALE;
       r->holing = true;
       set_reason_locked (r, "a write was refused (%s: %s), so the stream has a hole: "
-                         "mend the cause, then start a new full mirror after the verb resync",
-                         what, strerror (errnum));
+                         "mend the cause, then start a new full mirror after the verb resync%s",
+                         what, strerror (errnum), r->has_checkpoint ? "" : " overwrite");
       house_event_locked (r, "stale", "%s: %s", what, strerror (errnum));
       mine = true;
       pthread_cond_broadcast (&r->changed);
@@ -223,8 +226,45 @@ replica_hole (struct replica *r, int errnum, const char *what)
 }
 
 void
+replica_damaged (struct replica *r, const struct journal_damage *damage)
+{
+  char what[sizeof damage->what + 80], needed[48] = "";
+
+  if (damage->checkpoint > 0)
+    snprintf (needed, sizeof needed, ", needed by checkpoint %" PRIu64, damage->checkpoint);
+  snprintf (what, sizeof what, "offset %" PRIu64 ": %s%s", damage->offset, damage->what, needed);
+  replica_fail (r, what, 0);
+}
+
+/* Leave word of it, before any refusal is answered.  Called while failing. */
+static int
+note_failure (struct replica *r, bool inlets, bool direct)
+{
+  /* The journal can still be written: the next server must not take the speculation, which
+   * lacks what is refused, for a whole one.
+   */
+  if (!journal_failed (r->journal) && inlets)
+    (void) journal_record (r->journal, JOURNAL_REC_STATE, change_stale, NULL);
+  return journal_failed (r->journal) ? journal_note_failed (r->journal, direct) : 0;
+}
+
+static void
+set_failed_locked (struct replica *r, const char *what, int why)
+{
+  r->state = JOURNAL_FAILED;
+  set_reason_locked (r, "the journal cannot be trusted (%s%s%s): stop the server, then "
+                     "mcbuf-recover shows what is whole", what, why ? ": " : "",
+                     why ? strerror (why) : "");
+}
+
+void
 replica_fail (struct replica *r, const char *what, int errnum)
 {
+  int why = journal_failed (r->journal);
+  bool inlets, direct, noted;
+
+  if (why == 0)
+    why = errnum;
   {
     SCOPED_LOCK (&r->lock);
 
@@ -232,25 +272,31 @@ replica_fail (struct replica *r, const char *what, int errnum)
       pthread_cond_wait (&r->changed, &r->lock);
     if (r->state == JOURNAL_FAILED)
       return;
-    /* A promoted disk whose backlog is drained does not need the journal. */
-    if (r->state == JOURNAL_PROMOTED && r->direct)
-      return;
-    r->state = JOURNAL_FAILED;
+    inlets = r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
+      r->state == JOURNAL_RESYNCING;
+    /* A promoted disk whose backlog is drained does not need the journal, if only the next
+     * server does not find there what was refused.
+     */
+    direct = r->state == JOURNAL_PROMOTED && r->direct;
+    if (!direct)
+      set_failed_locked (r, what, why);
     r->failing = true;
-    set_reason_locked (r, "the journal cannot be trusted (%s: %s): stop the server, then "
-                       "mcbuf-recover shows what is whole", what,
-                       strerror (errnum));
-    house_event_locked (r, "failed", "%s: %s", what, strerror (errnum));
   }
-  /* Before any refusal is answered. */
-  if (journal_failed (r->journal))
-    journal_note_failed (r->journal);
+  noted = note_failure (r, inlets, direct) == 0;
   {
     SCOPED_LOCK (&r->lock);
+
     r->failing = false;
+    r->failure_noted = noted;
+    if (direct && !noted)
+      set_failed_locked (r, what, why);
+    house_event_locked (r, "failed", "%s%s%s", what, why ? ": " : "",
+                        why ? strerror (why) : "");
     pthread_cond_broadcast (&r->changed);
   }
-  replica_log (r, REPLICA_LOG_ERROR,
-               "replica has failed: %s/journal: %s: %s; nothing is acknowledged any more",
-               r->dir, what, strerror (errnum));
+  replica_log (r, REPLICA_LOG_ERROR, "%s: %s/journal: %s%s%s; %s",
+               direct && noted ? "journal has failed" : "replica has failed", r->dir, what,
+               why ? ": " : "", why ? strerror (why) : "",
+               direct && noted ? "the promoted disk goes on without it" :
+               "nothing is acknowledged any more");
 }

@@ -267,7 +267,10 @@ view_open (struct replica *r, uint64_t checkpoint, struct view **view)
     }
     newest = checkpoint == r->checkpoint.id;
     if (!newest) {
-      if (writeout_draining (r->wo) > checkpoint) {
+      uint64_t target;
+
+      (void) writeout_draining (r->wo, &target);
+      if (target > checkpoint) {
         errno = ENOENT;
         return -1;
       }

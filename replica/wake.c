@@ -129,7 +129,9 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
                          "start it anew after resync overwrite", why);
     }
     else
-      set_reason_locked (r, "%s", "first copy; no checkpoint yet");
+      set_reason_locked (r, "%s", state->instance == 0 ?
+                         "first copy; no checkpoint yet" :
+                         "the first copy goes on after a restart; no checkpoint yet");
     break;
   case JOURNAL_PROTECTED:
   case JOURNAL_RESYNCING:
@@ -201,12 +203,10 @@ revive (struct replica *r, const struct replica_params *params,
   enum journal_took took;
   bool damaged = journal_get_damage (r->journal, &damage) == 1;
   bool restored = false;
-  enum journal_replica_state was;
   struct mcerror why = { .text = "" };
   uint64_t newest;
 
   journal_get_state (r->journal, &state);
-  was = state.state;
   if (journal_start (r->journal, params->buffer ? params->buffer :
                      REPLICA_DEFAULT_BUFFER, params->shared, &took, &why) == -1)
     return mcerror_set (err, why.code, "%s", why.text);
@@ -249,11 +249,11 @@ revive (struct replica *r, const struct replica_params *params,
   journal_get_state (r->journal, &state);
   r->epoch_limit = state.epoch_limit;
   r->void_epoch = state.void_epoch;
-  if (r->state != was)
-    replica_log (r, REPLICA_LOG_ERROR, "replica is %s: %s",
-                 replica_state_word (r->state), r->reason);
   house_event_locked (r, "open", "%s%s%s", replica_state_word (r->state),
                       r->reason[0] ? ": " : "", r->reason);
+  replica_log (r, r->state == JOURNAL_STALE || r->state == JOURNAL_FAILED ?
+               REPLICA_LOG_ERROR : REPLICA_LOG_INFO, "%s: replica is %s%s%s", r->dir,
+               replica_state_word (r->state), r->reason[0] ? ": " : "", r->reason);
   return 0;
 }
 

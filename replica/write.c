@@ -3,8 +3,22 @@
 #include "config.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "replica/internal.h"
+
+static void
+note_sync_failed (struct replica *r, struct disk *d, int errnum)
+{
+  SCOPED_LOCK (&r->lock);
+
+  d->sync_failed = true;
+  set_reason_locked (r, "%s cannot be synced (%s), and no flush succeeds any more: mend it, check what "
+                     "is on it, and restart the server", backing_path (d->backing),
+                     strerror (errnum));
+  house_event_locked (r, "sync", "%s: %s", backing_path (d->backing), strerror (errnum));
+  errno = errnum;
+}
 
 /* A sync that failed may have lost pages that the next one does not know of:
  * a promoted disk has no journal to write them from again.
@@ -21,7 +35,7 @@ flush_image (struct replica *r, const struct replica_export *e)
   if (backing_flush (d->backing) == 0)
     return 0;
   if (e->view == REPLICA_PROMOTED)
-    d->sync_failed = true;
+    note_sync_failed (r, d, errno);
   return -1;
 }
 

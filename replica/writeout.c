@@ -70,7 +70,11 @@ static bool
 may_go_locked (struct replica *r)
 {
   struct writeout_oldest oldest;
+  uint64_t target;
 
+  /* One that was held half way has to be brought to its end. */
+  if (writeout_draining (r->wo, &target))
+    return !r->hold_writeout;
   return !r->hold_writeout && writeout_get_oldest (r->wo, &oldest) &&
     !history_holds_locked (r, &oldest) && !views_hold_locked (r, &oldest);
 }
@@ -142,7 +146,7 @@ cycle_progress (void *opaque, uint64_t bytes)
   r->wo_written += bytes;
   /* Commits go on meanwhile: without this each would keep a map of its own. */
   (void) merge_locked (r);
-  if (r->stopping) {
+  if (r->stopping || r->hold_writeout) {
     errno = ECANCELED;
     return -1;
   }
@@ -164,7 +168,7 @@ set_error (struct replica *r, const struct drain *d, int errnum)
   pthread_cond_broadcast (&r->changed);
 }
 
-/* Write MAP out, again and again until it is there.  -1: stopped, or failed. */
+/* Write MAP out, again and again until it is there.  -1: stopped, held, or failed. */
 static int
 drain_until_done (struct replica *r, const struct map *map)
 {
@@ -179,10 +183,7 @@ drain_until_done (struct replica *r, const struct map *map)
     if (errno == ECANCELED)
       return -1;
     if (errno == EBADMSG) {
-      replica_log (r, REPLICA_LOG_ERROR, "%s/%s: offset %" PRIu64 ": %s: needed by checkpoint %" PRIu64,
-                   r->dir, d.damage.file, d.damage.offset, d.damage.what,
-                   d.damage.checkpoint);
-      replica_fail (r, "a block does not verify", EBADMSG);
+      replica_damaged (r, &d.damage);
       return -1;
     }
     if (journal_failed (r->journal)) {
@@ -196,11 +197,11 @@ drain_until_done (struct replica *r, const struct map *map)
     set_error (r, &d, errno);
     SCOPED_LOCK (&r->lock);
     until = host_monotonic_ns () + wait * UINT64_C (1000000);
-    while (!r->stopping && host_monotonic_ns () < until) {
+    while (!r->stopping && !r->hold_writeout && host_monotonic_ns () < until) {
       (void) merge_locked (r);
       wait_work_locked (r, wait);
     }
-    if (r->stopping)
+    if (r->stopping || r->hold_writeout)
       return -1;
     wait = MIN (wait * 2, (unsigned) RETRY_MAX_MS);
   }
@@ -322,15 +323,17 @@ go_direct (struct replica *r)
                  r->dir);
 }
 
-/* Write out what is merged.  The lock is let go meanwhile.  -1: stopped, failed, or no memory. */
+/* Write out what is merged, or what a cycle that was held left.  The lock is let go
+ * meanwhile.  -1: stopped, held, failed, or no memory.
+ */
 static int
 cycle_locked (struct replica *r)
 {
   uint64_t target;
-  const struct map *map = writeout_begin (r->wo, &target);
+  const struct map *map = writeout_draining (r->wo, &target);
   int result;
 
-  if (map == NULL)
+  if (map == NULL && (map = writeout_begin (r->wo, &target)) == NULL)
     return -1;
   r->writing_out = true;
   pthread_mutex_unlock (&r->lock);

@@ -449,13 +449,26 @@ class Faults:
         self.preload = [FAULTS]
         check(os.path.exists(FAULTS), FAULTS, "is not built")
 
-    def fail(self, call, where, err=errno.EIO):
-        """From now on CALL fails on files whose path ends in WHERE."""
-        write_file(os.path.join(self.dir, "tmp"), b"%d %s\n" % (err, where.encode()))
+    def rules(self, call, *rules):
+        """From now on these are the RULES for CALL."""
+        write_file(os.path.join(self.dir, "tmp"), "".join(r + "\n" for r in rules).encode())
         os.rename(os.path.join(self.dir, "tmp"), os.path.join(self.dir, call))
+
+    def fail(self, call, *where, err=errno.EIO, span=None):
+        """From now on CALL fails on files whose path ends in one of WHERE, within the bytes SPAN."""
+        self.rules(call, *["%d %s%s" % (err, w, " %d %d" % span if span else "") for w in where])
+
+    def hold(self, call, where):
+        """From now on CALL does not return."""
+        self.rules(call, "hold " + where)
 
     def heal(self, call):
         os.unlink(os.path.join(self.dir, call))
+
+    def heal_all(self):
+        for call in ("fallocate", "fdatasync", "pwrite", "pread"):
+            if os.path.exists(os.path.join(self.dir, call)):
+                self.heal(call)
 
     def happened(self):
         """How many calls were failed so far."""

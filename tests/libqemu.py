@@ -58,6 +58,11 @@ class Primary:
                          export=export, reconnect_delay=reconnect, discard=discard,
                          server={"type": "unix", "path": server.sock})
 
+    def add_again(self, disk, server, export=""):
+        """The target node anew: a new connection."""
+        self.qmp.command("blockdev-del", node_name="r%d" % disk)
+        self.add_replica(disk, server, export)
+
     def mirror(self, disk, **more):
         self.qmp.command("blockdev-mirror", job_id="m%d" % disk, device="d%d" % disk,
                          target="r%d" % disk, sync="full", copy_mode="write-blocking", **more)

@@ -6,10 +6,14 @@
  * while the server runs:
  *
  *   boot_id     what /proc/sys/kernel/random/boot_id contains
- *   fdatasync   "ERRNO TEXT": fdatasync of a file whose path ends in TEXT fails with ERRNO
+ *   fdatasync   what becomes of fdatasync, a rule a line:
+ *     ERRNO TEXT [FROM TO]   of a file whose path ends in TEXT, and touching that range of
+ *                            bytes, fails with ERRNO
+ *     hold TEXT [FROM TO]    waits as long as the rule is there
  *   pwrite      the same for pwrite and pwritev
  *   pread       the same for pread
- *   count       appended to: one byte for each call that was failed
+ *   fallocate   the same for fallocate (zeroes and trims)
+ *   count       appended to: one byte for each call that was failed or held
  *
  * MCBUF_PLAIN_EXIT, for servers under a preloaded AddressSanitizer: exit ends
  * the process without the destructors of libraries.  nbdkit with libasan preloaded, also
@@ -22,6 +26,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -35,6 +40,7 @@
 
 static int (*real_open) (const char *, int, ...);
 static int (*real_fdatasync) (int);
+static int (*real_fallocate) (int, int, off_t, off_t);
 static ssize_t (*real_pread) (int, void *, size_t, off_t);
 static ssize_t (*real_pwrite) (int, const void *, size_t, off_t);
 static ssize_t (*real_pwritev) (int, const struct iovec *, int, off_t);
@@ -45,6 +51,7 @@ load (void)
 {
   *(void **) &real_open = dlsym (RTLD_NEXT, "open");
   *(void **) &real_fdatasync = dlsym (RTLD_NEXT, "fdatasync");
+  *(void **) &real_fallocate = dlsym (RTLD_NEXT, "fallocate");
   *(void **) &real_pread = dlsym (RTLD_NEXT, "pread");
   *(void **) &real_pwrite = dlsym (RTLD_NEXT, "pwrite");
   *(void **) &real_pwritev = dlsym (RTLD_NEXT, "pwritev");
@@ -82,49 +89,86 @@ fault_file (const char *name, char *path, size_t len)
   return access (path, R_OK) == 0;
 }
 
-/* Shall this CALL on FD fail?  Then errno is set. */
-static bool
-fails (const char *call, int fd)
+static void
+count (void)
 {
-  char path[4096], text[4096], link[64], target[4096];
-  int save_errno = errno;
-  bool fail = false;
+  char path[4096];
+  int f;
+
+  snprintf (path, sizeof path, "%s/count", getenv ("MCBUF_FAULTS"));
+  f = real_open (path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (f >= 0) {
+    if (write (f, "x", 1) == -1)
+      perror (path);
+    close (f);
+  }
+}
+
+/* Does the rule LINE apply to LEN bytes at OFF of the file TARGET?  Then its ERRNO, -1 for "hold"; else 0. */
+static int
+apply (char *line, const char *target, off_t off, size_t len)
+{
+  char *rest, *what, *range;
+  long long from = 0, to = LLONG_MAX;
+  long err;
+
+  err = strncmp (line, "hold", 4) == 0 ? -1 : strtol (line, &rest, 10);
+  if (err == -1)
+    rest = line + 4;
+  what = strtok_r (rest, " ", &range);
+  if (what == NULL)
+    return 0;
+  if (range && *range && sscanf (range, "%lld %lld", &from, &to) != 2)
+    return 0;
+  if (strlen (what) > strlen (target) ||
+      strcmp (target + strlen (target) - strlen (what), what) != 0)
+    return 0;
+  return off < to && off + (off_t) len > from ? err : 0;
+}
+
+/* What the file of rules for CALL says: 0, an errno, or -1 to hold the call. */
+static int
+rule (const char *call, int fd, off_t off, size_t len)
+{
+  char path[4096], text[4096], link[64], target[4096], *line, *next;
+  int found = 0;
 
   if (!fault_file (call, path, sizeof path))
-    return false;
+    return 0;
 
   int f = real_open (path, O_RDONLY | O_CLOEXEC);
   if (f == -1)
-    return false;
+    return 0;
   ssize_t n = read (f, text, sizeof text - 1);
   close (f);
   snprintf (link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t m = readlink (link, target, sizeof target - 1);
-  if (n > 0 && m > 0) {
-    char *what;
-    long err;
+  if (n <= 0 || m <= 0)
+    return 0;
+  text[n] = target[m] = '\0';
+  for (line = strtok_r (text, "\n", &next); line && !found;
+       line = strtok_r (NULL, "\n", &next))
+    found = apply (line, target, off, len);
+  return found;
+}
 
-    text[n] = target[m] = '\0';
-    err = strtol (text, &what, 10);
-    what += strspn (what, " ");
-    what[strcspn (what, "\n")] = '\0';
-    fail = m >= (ssize_t) strlen (what)
-      && strcmp (target + m - strlen (what), what) == 0;
-    if (fail) {
-      const char *dir = getenv ("MCBUF_FAULTS");
+/* Shall this CALL on LEN bytes at OFF of FD fail?  Then errno is set. */
+static bool
+fails (const char *call, int fd, off_t off, size_t len)
+{
+  int save_errno = errno, err;
+  bool held = false;
 
-      snprintf (path, sizeof path, "%s/count", dir);
-      f = real_open (path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-      if (f >= 0) {
-        if (write (f, "x", 1) == -1)
-          perror (path);
-        close (f);
-      }
-      save_errno = err;
-    }
+  while ((err = rule (call, fd, off, len)) == -1) {
+    if (!held)
+      count ();
+    held = true;
+    usleep (5000);
   }
-  errno = save_errno;
-  return fail;
+  if (err > 0)
+    count ();
+  errno = err > 0 ? err : save_errno;
+  return err > 0;
 }
 
 EXPORT int
@@ -168,13 +212,25 @@ open64 (const char *path, int flags, ...)
 EXPORT int
 fdatasync (int fd)
 {
-  return fails ("fdatasync", fd) ? -1 : real_fdatasync (fd);
+  return fails ("fdatasync", fd, 0, 1) ? -1 : real_fdatasync (fd);
+}
+
+EXPORT int
+fallocate (int fd, int mode, off_t off, off_t len)
+{
+  return fails ("fallocate", fd, off, len) ? -1 : real_fallocate (fd, mode, off, len);
+}
+
+EXPORT int
+fallocate64 (int fd, int mode, off_t off, off_t len)
+{
+  return fallocate (fd, mode, off, len);
 }
 
 EXPORT ssize_t
 pread (int fd, void *buf, size_t len, off_t off)
 {
-  return fails ("pread", fd) ? -1 : real_pread (fd, buf, len, off);
+  return fails ("pread", fd, off, len) ? -1 : real_pread (fd, buf, len, off);
 }
 
 EXPORT ssize_t
@@ -186,7 +242,7 @@ pread64 (int fd, void *buf, size_t len, off_t off)
 EXPORT ssize_t
 pwrite (int fd, const void *buf, size_t len, off_t off)
 {
-  return fails ("pwrite", fd) ? -1 : real_pwrite (fd, buf, len, off);
+  return fails ("pwrite", fd, off, len) ? -1 : real_pwrite (fd, buf, len, off);
 }
 
 EXPORT ssize_t
@@ -198,7 +254,11 @@ pwrite64 (int fd, const void *buf, size_t len, off_t off)
 EXPORT ssize_t
 pwritev (int fd, const struct iovec *iov, int n, off_t off)
 {
-  return fails ("pwrite", fd) ? -1 : real_pwritev (fd, iov, n, off);
+  size_t len = 0;
+
+  for (int i = 0; i < n; i++)
+    len += iov[i].iov_len;
+  return fails ("pwrite", fd, off, len) ? -1 : real_pwritev (fd, iov, n, off);
 }
 
 EXPORT ssize_t

@@ -344,7 +344,8 @@ def test_failed_journal_write(test):
     last = server.commit()["checkpoint"]
     server.drained()
     faults.fail("pwrite", "/journal")
-    h.pwrite(b"2" * 4096, 0)                    # acknowledged from memory, as ever
+    # Acknowledged from memory, as ever, if zero-filling has not run into it yet.
+    check(nbd_errno(h.pwrite, b"2" * 4096, 0) in (0, errno.EIO), "an unknown error")
     tool("mcbuf-commit", server.journal, code=REFUSED)
     check(faults.happened(), "no pwrite was failed")
     faults.heal("pwrite")
@@ -416,7 +417,7 @@ def test_writeout_error(test):
     server = replica(test, "baseline=trusted", env=faults.env, preload=faults.preload)
     h = server.connect()
     for call, err in (("pwrite", errno.EIO), ("fdatasync", errno.EIO), ("pwrite", errno.ENOSPC)):
-        faults.fail(call, "disk.img", err)
+        faults.fail(call, "disk.img", err=err)
         before = faults.happened()
         h.pwrite(bytes([err + len(call)]) * 8192, 0)
         last = server.commit()["checkpoint"]

@@ -1,0 +1,341 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""A journal that fails: for a while, on one range, in each state; then what the next server makes of it."""
+
+import errno
+import glob
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+# pylint: disable=wrong-import-position
+from libmcbuf import (DONE, NO_CHECKPOINT, MiB, Faults, Server, StartError, check, done, equal,
+                      main, nbd_errno, poll, read_all, read_file, refused, same, sparse_file, tool)
+
+SIZE = 2 * MiB
+IMAGE = "disk.img"
+JOURNAL = "/journal"
+
+
+def replica(test, *params, size="16M"):
+    faults = Faults(test)
+    server = Server(test, sparse_file(test.path(IMAGE), SIZE), "journal-size=" + size, "buffer=8M",
+                    *params, env=faults.env, preload=faults.preload)
+    return server, faults
+
+
+def zero_filled(server):
+    """Zero-filling is over: no write to the journal but those that are asked for."""
+    path = os.path.join(server.journal, "journal")
+    size = os.path.getsize(path)
+    poll("zero-filling", lambda: os.stat(path).st_blocks * 512 >= size and is_quiet(path))
+
+
+def is_quiet(path):
+    before = os.stat(path).st_mtime_ns
+    poll("time to pass", lambda: os.stat(path).st_mtime_ns == before)
+    return True
+
+
+def has_failed(server, checkpoint, at_once=False):
+    """The row of failed, also after the cause is gone.  AT_ONCE: the journal can still be written."""
+    s = poll("the failure", lambda: server.status()["state"] == "failed" and server.status())
+    check("stop the server" in s["reason"] and "mcbuf-recover" in s["reason"], s["reason"])
+    equal(s["checkpoint"] and s["checkpoint"]["id"], checkpoint, "checkpoint")
+    h = server.connect()
+    for call, args in ((h.pwrite, (b"x" * 512, 0)), (h.zero, (512, 0)), (h.trim, (512, 0)),
+                       (h.flush, ()), (h.pread, (512, 0))):
+        equal(nbd_errno(call, *args), errno.EIO, call.__name__)
+    h.shutdown()
+    refused(server.ask("commit"), 2, "failed")
+    refused(server.ask("seal"), 2, "failed")
+    refused(server.ask("resync"), 2, "failed", "resync overwrite")
+    if not at_once:
+        refused(server.ask("resync overwrite"), 2, "failed", "restart the server")
+    check("nothing is acknowledged any more" in server.said(), server.said())
+
+
+def leads_back(test, server, verb):
+    """VERB and a new copy make it protected again."""
+    refused(server.ask("commit"), 2, "stale", verb)
+    done(server.ask(verb))
+    h = server.connect()
+    h.pwrite(b"n" * SIZE, 0)
+    server.commit()
+    equal(server.status()["state"], "protected", "state")
+    server.drained()
+    same(read_file(test.path(IMAGE)), b"n" * SIZE, "image")
+
+
+def test_commit(test):
+    """A commit that meets an error: not acknowledged; failed until a restart, then stale; resync leads back."""
+    for call, err in (("fdatasync", errno.EIO), ("fdatasync", errno.ENOSPC), ("pwrite", errno.EIO),
+                      ("pwrite", errno.ENOSPC)):
+        for end in ("stop", "kill"):
+            server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"))
+            h = server.connect()
+            h.pwrite(b"1" * 8192, 0)
+            last = server.commit()["checkpoint"]
+            server.drained()
+            h.pwrite(b"2" * 8192, 0)
+            zero_filled(server)
+            faults.fail(call, JOURNAL, err=err)
+            reply = refused(server.ask("commit"), 2, "not acknowledged", os.strerror(err))
+            check(server.journal in reply["error"], reply)
+            faults.heal_all()
+            has_failed(server, last)
+            h.shutdown()
+            getattr(server, end)()
+            server.start()
+            s = server.status()
+            equal((s["state"], s["checkpoint"]["id"]), ("stale", last), "after the restart", s)
+            same(read_file(test.path(IMAGE))[:8192], b"1" * 8192, "image")
+            leads_back(test, server, "resync")
+            server.stop()
+            equal(glob.glob("/dev/shm/mcbuf-%s*" % server.replica), [], "left in /dev/shm")
+
+
+def test_note_is_lost_too(test):
+    """Not even the word of the failure can be left: then shared memory tells, whichever way the server ends."""
+    for end in ("stop", "kill"):
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"))
+        server.connect().pwrite(b"1" * 8192, 0)
+        server.commit()
+        server.stop()
+        server.start()                          # the clean mark is on
+        zero_filled(server)
+        faults.fail("pwrite", JOURNAL, "/acked")
+        h = server.connect()
+        equal(nbd_errno(h.pwrite, b"2" * 8192, 0), errno.EIO, "errno of the write")
+        faults.heal_all()
+        has_failed(server, 1)
+        h.shutdown()
+        getattr(server, end)()
+        server.start()
+        equal(server.status()["state"], "stale", "state after", end)
+        leads_back(test, server, "resync")
+        server.stop()
+
+
+def test_first_copy(test):
+    """In the first copy: failed, then stale without a checkpoint; resync overwrite leads back."""
+    for when in ("the first write", "a seal", "the first commit"):
+        server, faults = replica(test, "journal=" + test.unique("j"))
+        zero_filled(server)
+        h = server.connect()
+        if when != "the first write":
+            h.pwrite(b"1" * SIZE, 0)
+        faults.fail("fdatasync", JOURNAL)
+        if when == "the first write":
+            equal(nbd_errno(h.pwrite, b"1" * 512, 0), errno.EIO, "errno of the write")
+        else:
+            refused(server.ask("seal" if when == "a seal" else "commit"), 2)
+        faults.heal_all()
+        has_failed(server, None)
+        refused(server.ask("promote"), 2, "failed")
+        server.kill()
+        tool("mcbuf-recover", server.journal, code=NO_CHECKPOINT)
+        server.start()
+        equal(server.status()["state"], "stale", "state after", when)
+        leads_back(test, server, "resync overwrite")
+        server.stop()
+
+
+def test_promoted(test):
+    """Promoted: draining needs the journal, and a restart goes on; once drained, the disk does without."""
+    server, faults = replica(test, "baseline=trusted")
+    faults.fail("pwrite", IMAGE)
+    server.connect().pwrite(b"1" * 65536, 0)
+    last = server.commit()["checkpoint"]
+    poll("write-out to pause", lambda: server.status()["writeout"]["error"])
+    done(server.ask("promote"))
+    p = server.connect("@promoted")
+    p.pwrite(b"2" * 4096, 0)
+    p.flush()
+    p.pwrite(b"3" * 4096, 4096)
+    zero_filled(server)
+    faults.fail("fdatasync", JOURNAL)
+    equal(nbd_errno(p.flush), errno.EIO, "errno of the flush")
+    s = server.status()
+    equal(s["state"], "failed", "state")
+    equal(nbd_errno(p.pread, 512, 0), errno.EIO, "errno of a read")
+    equal(nbd_errno(p.pwrite, b"4" * 512, 0), errno.EIO, "errno of a write")
+    faults.heal_all()
+    p.shutdown()
+    server.stop()
+    server.start()
+    s = server.status()
+    equal((s["state"], s["checkpoint"]["id"], s["generation"]), ("promoted", last, 2), "status")
+    p = server.connect("@promoted")
+    equal(bytes(p.pread(4096, 0)), b"2" * 4096, "what was flushed")
+    poll("the drain", lambda: server.status()["drained"])
+    faults.fail("fdatasync", JOURNAL)
+    faults.fail("pwrite", JOURNAL)
+    p.pwrite(b"5" * 4096, 0)
+    p.flush()
+    s = server.status()
+    equal((s["state"], s["drained"]), ("promoted", True), "drained, with a journal that is gone")
+    faults.heal_all()
+    p.shutdown()
+    server.kill()
+    equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], last, "recovered")
+    same(read_file(test.path(IMAGE)),
+         b"5" * 4096 + b"1" * 61440 + bytes(SIZE - 65536), "image")
+
+
+def test_overwrite_of_promoted(test):
+    """resync overwrite of a promoted disk is refused by a failing journal: it stays the disk, also after a restart."""
+    for end in ("kill", "stop"):
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"))
+        server.connect().pwrite(b"1" * 8192, 0)
+        last = server.commit()["checkpoint"]
+        done(server.ask("promote"))
+        poll("the drain", lambda: server.status()["drained"])
+        zero_filled(server)
+        faults.fail("fdatasync", JOURNAL)
+        refused(server.ask("resync overwrite"), 2, server.journal, os.strerror(errno.EIO))
+        faults.heal_all()
+        s = server.status()
+        equal((s["state"], s["drained"]), ("promoted", True), "status")
+        p = server.connect("@promoted")
+        p.pwrite(b"2" * 4096, 4096)
+        p.flush()
+        p.shutdown()
+        getattr(server, end)()
+        server.start()
+        s = server.status()
+        equal((s["state"], s["generation"]), ("promoted", 2), "status after", end)
+        equal(bytes(server.connect("@promoted").pread(8192, 0)), b"1" * 4096 + b"2" * 4096, "the disk")
+        server.kill()
+        equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], last, "recovered")
+        equal(read_file(test.path(IMAGE))[:8192], b"1" * 4096 + b"2" * 4096, "image")
+
+
+def test_promote(test):
+    """The promote's own record fails: not promoted; failed, and mcbuf-recover does it without the server."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    h.pwrite(b"1" * 8192, 0)
+    last = server.commit()["checkpoint"]
+    server.drained()
+    h.pwrite(b"2" * 8192, 0)
+    zero_filled(server)
+    faults.fail("fdatasync", JOURNAL)
+    refused(server.ask("promote"), 2, "failed", server.journal)
+    faults.heal_all()
+    has_failed(server, last)
+    said = tool("mcbuf-recover", server.journal, code=2).err
+    check("failed" in said and "stop the server" in said, said)
+    h.shutdown()
+    server.stop()
+    answer = tool("mcbuf-recover", "--json", server.journal).json
+    equal((answer["checkpoint"], answer["generation"]), (last, 2), "recovered")
+    same(read_file(test.path(IMAGE)), b"1" * 8192 + bytes(SIZE - 8192), "image")
+
+
+def unread(server, faults):
+    """A committed backlog of 64 KiB whose data is in the journal alone, out of memory."""
+    faults.fail("pwrite", IMAGE)
+    h = server.connect()
+    h.pwrite(b"M" * 65536, 0)
+    server.commit()
+    for i in range(12):                         # more than buffer=
+        h.pwrite(b"%c" % (97 + i) * MiB, MiB)
+    return h
+
+
+def overwrite(server, old, new):
+    """The device returns something else from now on."""
+    path = os.path.join(server.journal, "journal")
+    at = read_file(path).find(old)
+    check(at > 0, "what was committed is not in the journal")
+    with open(path, "r+b") as f:
+        f.seek(at)
+        f.write(new)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def test_reading(test):
+    """A read of the journal fails: failed, without harm to what is committed; a restart goes on from there."""
+    for who in ("the inlet", "write-out"):
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"), size="32M")
+        h = unread(server, faults)
+        before = faults.happened()
+        faults.fail("pread", JOURNAL)
+        if who == "the inlet":
+            equal(nbd_errno(h.pread, 65536, 0), errno.EIO, "errno of a read")
+        else:
+            faults.heal("pwrite")
+        s = poll("the failure", lambda: server.status()["state"] == "failed" and server.status())
+        check(faults.happened() > before, "no read of the journal was failed")
+        for word in ("offset", "cannot be read", os.strerror(errno.EIO)):
+            check(word in s["reason"], "no", word, "in", s["reason"])
+        has_failed(server, 1, at_once=True)
+        faults.heal_all()
+        h.shutdown()
+        server.stop()
+        server.start()
+        s = server.status()
+        equal((s["state"], s["checkpoint"]["id"]), ("stale", 1), "status after", who)
+        server.drained()
+        same(read_file(test.path(IMAGE)), b"M" * 65536 + bytes(SIZE - 65536), "image")
+        leads_back(test, server, "resync")
+        server.stop()
+        sparse_file(test.path(IMAGE), SIZE)
+
+
+def test_block_that_does_not_verify(test):
+    """A block is not what was written, for a while: failed, and SIGKILL does not make it well again."""
+    for end in ("kill", "stop"):
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"), size="32M")
+        h = unread(server, faults)
+        overwrite(server, b"M" * 4096, b"?" * 4096)
+        equal(nbd_errno(h.pread, 131072, 0), errno.EIO, "errno of a read")
+        s = server.status()
+        equal(s["state"], "failed", "state")
+        for word in ("offset", "mcbuf-recover"):
+            check(word in s["reason"], "no", word, "in", s["reason"])
+        equal(nbd_errno(h.pwrite, b"lost" * 1024, MiB), errno.EIO, "errno of a write")
+        overwrite(server, b"?" * 4096, b"M" * 4096)
+        h.shutdown()
+        getattr(server, end)()
+        faults.heal_all()
+        server.start()
+        # The write that was refused is missing from the speculation.
+        s = server.status()
+        equal((s["state"], s["checkpoint"]["id"]), ("stale", 1), "after", end)
+        leads_back(test, server, "resync")
+        server.stop()
+
+
+def test_opening(test):
+    """The journal cannot be synced or read when it is opened: one line, exit code, nothing changed."""
+    server, faults = replica(test, "baseline=trusted")
+    server.connect().pwrite(b"1" * 8192, 0)
+    last = server.commit()["checkpoint"]
+    server.drained()
+    server.connect().pwrite(b"2" * 8192, 0)
+    server.kill()
+    for call in ("fdatasync", "pread"):
+        faults.fail(call, JOURNAL)
+        for args in ((), ("--list",), ("--dry-run",), ("--verify",)):
+            said = tool("mcbuf-recover", *args, server.journal, code=(1, 4), env=faults.env,
+                        preload=faults.preload).err
+            check("journal" in said, said)
+        try:
+            server.start()
+            check(False, "it starts with", call, "failing")
+        except StartError as error:
+            check("journal" in str(error), error)
+        faults.heal_all()
+    server.start()
+    s = server.status()
+    equal((s["state"], s["checkpoint"]["id"]), ("protected", last), "status")
+    equal(read_all(server.connect())[:8192], b"2" * 8192, "speculation")
+    server.kill()
+    tool("mcbuf-recover", server.journal, code=DONE)
+
+
+main(globals())

@@ -1,0 +1,240 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""A disk so slow that a call to it does not return until the test lets it: nothing else waits for it."""
+
+import os
+import sys
+import threading
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+# pylint: disable=wrong-import-position
+from libmcbuf import (MiB, Control, Faults, Server, check, done, equal, main, nbd_errno, poll,
+                      read_all, read_file, refused, same, sparse_file, tool)
+
+SIZE = 2 * MiB
+IMAGE = "disk.img"
+JOURNAL = "/journal"
+
+
+def replica(test, *params, size="16M"):
+    faults = Faults(test)
+    server = Server(test, sparse_file(test.path(IMAGE), SIZE), "journal-size=" + size, "buffer=8M",
+                    *params, env=faults.env, preload=faults.preload)
+    return server, faults
+
+
+class Later:
+    """FUNCTION runs; its result comes later."""
+
+    def __init__(self, function, *args):
+        self.result = None
+        self.error = None
+
+        def work():
+            try:
+                self.result = function(*args)
+            except Exception as error:  # pylint: disable=broad-except
+                self.error = error
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def is_over(self):
+        return not self.thread.is_alive()
+
+    def get(self, what):
+        poll(what, self.is_over)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def hold(faults, call, where):
+    """Returns what tells whether a call is held by now."""
+    before = faults.happened()
+    faults.hold(call, where)
+    return lambda: faults.happened() > before
+
+
+def answers(server, state):
+    """Status, by each way; and the catalog does not hold it up either."""
+    equal(server.status()["state"], state, "state")
+    equal(tool("mcbuf-status", "--json", server.journal).json["state"], state, "state")
+    equal(tool("mcbuf-status", "--json", server.uri()).json["state"], state, "state")
+    check("checkpoints" in server.ask("list"), "no list")
+
+
+def test_writeout(test):
+    """A write to the image, or its sync, hangs: writes, reads, seals, commits, resync and promote do not wait."""
+    for call in ("pwrite", "fdatasync"):
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"))
+        h = server.connect()
+        is_held = hold(faults, call, IMAGE)
+        h.pwrite(b"1" * 8192, 0)
+        server.commit()
+        poll("write-out to hang", is_held)
+        for i in range(20):
+            h.pwrite(b"%c" % (97 + i) * 8192, 4096)
+            server.seal()
+            equal(server.commit()["checkpoint"], 3 + 2 * i, "commit")
+        answers(server, "protected")
+        h.pwrite(b"n" * 8192, 0)
+        done(server.ask("resync"))
+        h.pwrite(b"m" * 8192, 0)
+        last = server.commit()["checkpoint"]
+        answers(server, "protected")
+        equal(done(server.ask("promote"))["checkpoint"], last, "promote")
+        p = server.connect("@promoted")
+        equal(bytes(p.pread(16384, 0)), b"m" * 8192 + b"t" * 4096 + bytes(4096), "the promoted disk")
+        p.pwrite(b"p" * 4096, 0)
+        p.flush()
+        answers(server, "promoted")
+        faults.heal_all()
+        poll("the drain", lambda: server.status()["drained"])
+        same(read_file(test.path(IMAGE)), b"p" * 4096 + b"m" * 4096 + b"t" * 4096 +
+             bytes(SIZE - 12288), "image")
+        p.shutdown()
+        h.shutdown()
+        server.stop()
+        sparse_file(test.path(IMAGE), SIZE)
+
+
+def test_older_and_overwrite(test):
+    """What has to wait for the image gives up after a while, and meanwhile status answers."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    faults.fail("pwrite", IMAGE)
+    h.pwrite(b"1" * 8192, 0)
+    older = server.commit()["checkpoint"]
+    poll("write-out to pause", lambda: server.status()["writeout"]["error"])
+    h.pwrite(b"2" * 8192, 0)
+    server.commit()
+    poll("write-out to hang", hold(faults, "pwrite", IMAGE))
+    promote = Later(server.ask, "promote to=%d" % older)
+    overwrite = Later(server.ask, "resync overwrite")
+    commit = Later(server.ask, "commit")
+    answers(server, "protected")
+    poll("one of them to give up", lambda: server.status()["state"] == "protected"
+         and (promote.is_over() or overwrite.is_over()))
+    refused(promote.get("promote") if promote.is_over() else overwrite.get("overwrite"), 2,
+            "protected", "does not come to an end" if promote.is_over() else "do not come to an end")
+    done(commit.get("the commit") if commit.is_over() else {})
+    faults.heal_all()
+    poll("all of them", lambda: promote.is_over() and overwrite.is_over() and commit.is_over())
+    check(server.status()["state"] in ("protected", "syncing", "promoted"), server.status())
+
+
+def test_stop(test):
+    """shutdown is answered while the image hangs, and is carried out when it does not any more."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    h.pwrite(b"1" * 8192, 0)
+    is_held = hold(faults, "pwrite", IMAGE)
+    server.commit()
+    h.pwrite(b"2" * 8192, 0)
+    h.shutdown()
+    poll("write-out to hang", is_held)
+    done(server.ask("shutdown"))
+    faults.heal_all()
+    server.wait_end()
+    server.start()
+    equal(server.status()["state"], "protected", "state")
+    equal(read_all(server.connect())[:8192], b"2" * 8192, "speculation")
+    server.drained()
+    equal(read_file(test.path(IMAGE))[:8192], b"1" * 8192, "image")
+
+
+def test_kill(test):
+    """Killed while the image hangs: recovery has it all in the journal."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    is_held = hold(faults, "fdatasync", IMAGE)
+    h.pwrite(b"1" * 8192, 0)
+    last = server.commit()["checkpoint"]
+    poll("write-out to hang", is_held)
+    server.kill()
+    equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], last, "recovered")
+    equal(read_file(test.path(IMAGE))[:8192], b"1" * 8192, "image")
+
+
+def test_commit(test):
+    """A commit whose sync hangs: writes, reads, seals and status go on; the next commit waits its turn."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    h.pwrite(b"1" * 8192, 0)
+    server.commit()
+    server.drained()
+    h.pwrite(b"2" * 8192, 0)
+    is_held = hold(faults, "fdatasync", JOURNAL)
+    first = Later(server.ask, "commit")
+    poll("the commit to hang", is_held)
+    for i in range(50):
+        h.pwrite(b"%c" % (65 + i % 26) * 4096, 4096 * (2 + i))
+        sealed = server.seal()
+    equal(bytes(h.pread(8192, 0)), b"2" * 8192, "the inlet")
+    equal(nbd_errno(h.flush), 0, "errno of a flush")
+    second = Later(server.ask, "commit epoch=%d" % sealed)
+    answers(server, "protected")
+    # The control export too, each on a connection of its own.
+    check(not first.is_over() and not second.is_over(), "a commit without a sync")
+    equal(server.status()["checkpoint"]["id"], 1, "checkpoint")
+    faults.heal_all()
+    equal(done(first.get("the first commit"))["checkpoint"], 2, "the first commit")
+    equal(done(second.get("the second commit"))["checkpoint"], sealed, "the second commit")
+    want = read_all(h)
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(test.path(IMAGE)), want, "image")
+
+
+def test_pushing(test):
+    """The journal takes no data: writes go on until the buffer is full, then wait; none fails."""
+    server, faults = replica(test, "baseline=trusted", size="64M")
+    h = server.connect()
+    h.pwrite(b"1" * 512, 0)
+    is_held = hold(faults, "pwrite", JOURNAL)
+
+    def write():
+        for i in range(24):
+            h.pwrite(b"%c" % (65 + i) * MiB, i % 2 * MiB)
+
+    writer = Later(write)
+    poll("the journal to hang", is_held)
+    poll("the buffer to be full", lambda: server.status()["buffer"]["used"] >= 6 * MiB)
+    answers(server, "protected")
+    with Control(server.journal) as control:
+        done(control.ask("status"))
+    faults.heal_all()
+    writer.get("the writer")
+    server.commit()
+    server.drained()
+    same(read_file(test.path(IMAGE)), b"W" * MiB + b"X" * MiB, "image")
+
+
+def test_first_copy(test):
+    """In the first copy a write hangs: others, a seal and status do not; the commit waits for it."""
+    server, faults = replica(test)
+    h, other = server.connect(), server.connect()
+    h.pwrite(b"1" * SIZE, 0)
+    faults.rules("pwrite", "hold %s 0 4096" % IMAGE)
+    before = faults.happened()
+    write = Later(h.pwrite, b"2" * 4096, 0)
+    poll("the write to hang", lambda: faults.happened() > before)
+    other.pwrite(b"3" * 4096, 8192)
+    equal(bytes(other.pread(4096, 8192)), b"3" * 4096, "the inlet")
+    epoch = server.seal()
+    other.pwrite(b"4" * 4096, 16384)
+    commit = Later(server.ask, "commit epoch=%d" % epoch)
+    answers(server, "syncing")
+    check(not commit.is_over() and not write.is_over(), "over too early")
+    faults.heal_all()
+    write.get("the write")
+    equal(done(commit.get("the commit"))["checkpoint"], epoch, "commit")
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(test.path(IMAGE)), b"2" * 4096 + b"1" * 4096 + b"3" * 4096 +
+         b"1" * (SIZE - 12288), "image")
+
+
+main(globals())

@@ -1,0 +1,135 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""The table of states, data requests: each in each state, on each export of a disk."""
+
+import errno
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+# pylint: disable=wrong-import-position
+import nbd
+from libmcbuf import check, connect_errno, done, equal, main, nbd_errno, read_file, same
+from libstates import BLOCK, SIZE, Run, block, only, unchanged
+from state_table import DATA, STATES, parse
+
+AT = 200                        # a block that no state's making touches
+
+
+def export_of(replica, event):
+    where = event.partition(":")[0]
+    return {"NAME": "", "NAME@promoted": "@promoted",
+            "NAME@gCURRENT": "@g%d" % replica.generation,
+            "NAME@gOTHER": "@g%d" % (replica.generation + 1)}[where]
+
+
+def extents(h):
+    """Block status of the whole disk: what it says is zero must be."""
+    found = []
+
+    def note(context, offset, entries, error):
+        for length, kind in zip(entries[::2], entries[1::2]):
+            found.append((offset, length, kind))
+            offset += length
+        return 0
+
+    h.block_status(SIZE, 0, note)
+    equal(sum(length for _, length, _ in found), SIZE, "extents", found)
+    return found
+
+
+def request(replica, h, op):
+    """OP on H; what it changes is what the disk reads as from now on."""
+    change = {"write": block("W"), "write FUA": block("F"), "zero": bytes(BLOCK),
+              "trim": bytes(BLOCK)}.get(op)
+    if change is not None and not op.startswith("write"):
+        nbd_errno(h.pwrite, block("X"), AT * BLOCK)     # something to zero
+    call, args = {
+        "read": (h.pread, (SIZE, 0)), "extents": (extents, (h,)),
+        "write": (h.pwrite, (change, AT * BLOCK)),
+        "write FUA": (h.pwrite, (change, AT * BLOCK, nbd.CMD_FLAG_FUA)),
+        "zero": (h.zero, (BLOCK, AT * BLOCK)), "trim": (h.trim, (BLOCK, AT * BLOCK)),
+        "flush": (h.flush, ())}[op]
+    errnum = nbd_errno(call, *args)
+    if errnum == 0 and change is not None:
+        replica.now[AT * BLOCK:(AT + 1) * BLOCK] = change
+    return errnum
+
+
+def check_image(replica, op):
+    """Where the request went: to the image in syncing, and to it nowhere else before a promote."""
+    image = read_file(replica.image)
+    if replica.name in ("syncing", "drained"):
+        same(image, bytes(replica.now), "the image after", op)
+    elif replica.name in ("closed", "pending", "draining"):
+        check(not any(image[AT * BLOCK:(AT + 1) * BLOCK]), op, "went to the image")
+    else:
+        same(image, replica.committed, "the image after", op)
+
+
+def on_export(replica, event, cell, h):
+    op = event.partition(": ")[2]
+    errnum = request(replica, h, op)
+    equal(errno.errorcode.get(errnum, "ok"), cell, "errno")
+    if errnum:
+        # Said once, with the state or both generations.
+        said = replica.server.said()
+        word = STATES[replica.name][0]
+        check(word in said or "generation" in said, "the log does not say why:", said[-300:])
+        if event.startswith("NAME@gOTHER"):
+            for g in (replica.generation, replica.generation + 1):
+                check("generation %d" % g in said, "no generation", g, "in", said[-300:])
+    elif op == "read":
+        same(bytes(h.pread(SIZE, 0)), bytes(replica.now), "the disk")
+    elif op == "extents":
+        for offset, length, kind in extents(h):
+            check(not kind & nbd.STATE_ZERO or not any(replica.now[offset:offset + length]),
+                  "said to be zero:", offset, length)
+    else:
+        replica.check_disk()
+        check_image(replica, op)
+        if op in ("write FUA", "flush") and replica.name in ("draining", "drained"):
+            replica.committed = bytes(replica.now)      # durable from here on
+
+
+def after_resync(replica, event, cell):
+    """A connection of before: may it go on after a resync?"""
+    h = replica.old or replica.connect()
+    verb = "resync" if event.startswith("resync") else "resync overwrite"
+    replica.heal()
+    done(replica.server.ask(verb))
+    equal(errno.errorcode.get(request(replica, h, "write"), "ok"), cell, "errno")
+    if cell == "ok":
+        same(bytes(h.pread(BLOCK, AT * BLOCK)), block("W"), "what was written")
+    # A new one may in any case.
+    h = replica.connect()
+    h.pwrite(block("N"), AT * BLOCK)
+    same(bytes(h.pread(BLOCK, AT * BLOCK)), block("N"), "what was written")
+    replica.check_state("resyncing" if verb == "resync" else "syncing")
+    replica.check_recovery(replica.committed if verb == "resync" else None, started=False)
+
+
+def carry_out(replica, event, cell, _):
+    if event.startswith(("resync", "overwrite")):
+        after_resync(replica, event, cell)
+    elif event.startswith("old connection"):
+        on_export(replica, event, cell, replica.old)
+    elif cell == "none":
+        check(connect_errno(replica.server, export_of(replica, event)) != 0, "can be opened")
+    else:
+        h = replica.connect(export_of(replica, event), block_status=True)
+        on_export(replica, event, cell, h)
+        h.shutdown()
+
+
+def shared(event, _):
+    return None if event.startswith(("resync", "overwrite")) else unchanged
+
+
+def test_data(_):
+    """Each request in each state: the errno, the disk after it, the image, the log."""
+    Run(only(parse(DATA)), carry_out, shared).run()
+
+
+main({"test_data": test_data})
