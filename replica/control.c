@@ -205,10 +205,18 @@ verb_reset (struct replica *r, char *args, struct answer *a)
   if (replica_find_disk (r, name, len - suffix, &disk) == -1)
     return usage (a, "reset: no disk has that name");
   if (scratch_reset (r, disk, &checkpoint) == -1) {
+    int saved = errno;
     SCOPED_LOCK (&r->lock);
-    return mcerror_set (&a->err, errno == ESHUTDOWN || errno == ENOENT ? MCEXIT_REFUSED : MCEXIT_USAGE,
-                        "cannot reset %s: replica is %s: %s", name,
-                        replica_state_word (r->state), strerror (errno));
+
+    errno = saved;
+    if (saved == ESHUTDOWN || saved == ENOENT || saved == EIO)
+      return mcerror_set (&a->err, MCEXIT_REFUSED, "cannot reset %s: replica is %s%s%s",
+                          name, replica_state_word (r->state),
+                          r->has_checkpoint ? "" : " and no checkpoint exists: commit first",
+                          r->state == JOURNAL_PROMOTED ?
+                          ", this copy is the disk: NAME@promoted serves it" :
+                          r->state == JOURNAL_FAILED ? ": resync overwrite leads out of that" : "");
+    return mcerror_set (&a->err, MCEXIT_USAGE, "cannot reset %s: %m", name);
   }
   a->json = json_pack ("{s:s, s:I}", "reset", name, "checkpoint",
                        (json_int_t) checkpoint);

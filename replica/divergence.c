@@ -243,7 +243,7 @@ divergence_finish (struct replica *r, struct epoch *discarded)
 /* --- beginning and end ------------------------------------------------------------------- */
 
 void
-divergence_install_locked (struct replica *r, struct divergence *d)
+divergence_install_locked (struct replica *r, struct divergence *d, bool whole)
 {
   assert_locked (r);
   if (d) {
@@ -251,6 +251,8 @@ divergence_install_locked (struct replica *r, struct divergence *d)
     r->divergence = d;
     if (r->state != JOURNAL_PROTECTED)
       not_known_locked (d, "the stream of writes was not whole before the promote");
+    else if (!whole)
+      not_known_locked (d, "what was committed after the checkpoint could not be read");
   }
 }
 

@@ -88,6 +88,7 @@ struct replica {
   bool closing, closed;         /* syncing: being closed, was closed by a seal */
   uint64_t closed_epoch;        /* … of this epoch */
   bool direct;                  /* promoted: drained, the backing images are the disk */
+  bool drained;                 /* … and the journal knows it */
   bool drain_hold;              /* promoted: writers wait for the switch to direct */
   bool stopping;
 
@@ -283,6 +284,8 @@ extern int history_restore (struct replica *r, const struct journal_state *state
  */
 extern int view_open (struct replica *r, uint64_t checkpoint,
                       struct view **view);
+/* Can there be one now?  VIEW_LATEST becomes its number.  -1 as view_open. */
+extern int view_check_state_locked (struct replica *r, uint64_t *checkpoint);
 extern void view_close (struct replica *r, struct view *v);
 extern int view_resolve_locked (struct replica *r, const struct view *v,
                                 unsigned disk, uint64_t offset,
@@ -353,8 +356,9 @@ extern int scratch_ingest (struct replica *r, uint64_t checkpoint,
  */
 extern struct divergence *divergence_begin (struct replica *r,
                                             uint64_t generation);
-/* With the promote, before the state changes.  Takes D (may be NULL). */
-extern void divergence_install_locked (struct replica *r, struct divergence *d);
+/* With the promote, before the state changes.  Takes D (may be NULL).  WHOLE: nothing is missing. */
+extern void divergence_install_locked (struct replica *r, struct divergence *d,
+                                       bool whole);
 /* Mark what DISCARDED holds, free it, and from then on it is known. */
 extern void divergence_finish (struct replica *r, struct epoch *discarded);
 /* What a server before this one left; NULL: nothing that can be relied on. */

@@ -20,7 +20,8 @@ struct promote_change {
   uint64_t open, epochs, bytes;
   bool pending;                 /* what was written to scratch comes after it */
   struct divergence *divergence;
-  struct epoch *later;          /* what was committed after an older checkpoint */
+  struct epoch *later;          /* what was committed after an older checkpoint … */
+  bool later_lost;              /* … or it cannot be read */
   uint64_t generation;          /* out */
 };
 
@@ -49,7 +50,7 @@ answer_locked (struct replica *r, struct promote_answer *answer)
   answer->discarded_epochs = r->discarded_epochs;
   answer->discarded_bytes = r->discarded_bytes;
   answer->generation = r->generation;
-  answer->drained = r->direct;
+  answer->drained = r->drained;
   answer->already = false;
 }
 
@@ -263,11 +264,11 @@ promote_record (struct replica *r, struct promote_change *change,
   }
   {
     SCOPED_LOCK (&r->lock);
-    divergence_install_locked (r, change->divergence);
+    divergence_install_locked (r, change->divergence, !change->later_lost);
     change->divergence = NULL;
     r->state = JOURNAL_PROMOTED;
     views_revoke_locked (r, UINT64_MAX);
-    r->direct = false;
+    r->direct = r->drained = false;
     r->lost = false;
     r->moves++;
     r->generation = change->generation;
@@ -289,22 +290,19 @@ promote_record (struct replica *r, struct promote_change *change,
   return 0;
 }
 
-/* The disk goes back to CHOSEN: what was committed since differs from the old primary's, too. */
-static int
-note_later (struct replica *r, struct promote_change *change,
-            struct mcerror *err)
+/* The disk goes back to an older checkpoint: what was committed since differs from the old primary's, too.
+ * That it cannot be read is no reason not to promote.
+ */
+static void
+note_later (struct replica *r, struct promote_change *change)
 {
   struct journal_damage damage;
   uint64_t newest = 0;
 
   change->later = epoch_new ();
-  if (change->later == NULL ||
-      replay_map (r->journal, change->checkpoint.id, UINT64_MAX, change->later,
-                  &newest, &damage) == -1)
-    return mcerror_set (err, MCEXIT_USAGE,
-                        "cannot look through the checkpoints after %" PRIu64 ": %m",
-                        change->checkpoint.id);
-  return 0;
+  change->later_lost = change->later == NULL ||
+    replay_map (r->journal, change->checkpoint.id, UINT64_MAX, change->later,
+                &newest, &damage) == -1;
 }
 
 static int
@@ -325,12 +323,11 @@ promote_turn (struct replica *r, const char *to, bool scratch,
       return -1;
     /* The cycle that just ended may have gone past what was chosen. */
     if (choose (r, to, &change.checkpoint, err) == -1 ||
-        note_later (r, &change, err) == -1 ||
         rebuild_writeout (r, change.checkpoint.id, err) == -1) {
       release_writeout (r);
-      epoch_free (change.later);
       return -1;
     }
+    note_later (r, &change);
   }
   change.divergence = divergence_begin (r, replica_generation (r) + 1);
   {

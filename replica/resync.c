@@ -132,7 +132,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
         r->state != JOURNAL_SYNCING)
       r->fence++;
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
-    r->lost = r->closed = r->direct = r->drain_hold = false;
+    r->lost = r->closed = r->direct = r->drained = r->drain_hold = false;
     r->clean = false;
     r->moves++;
     if (overwrite) {

@@ -418,14 +418,17 @@ take (struct replica *r, unsigned disk)
 int
 scratch_reset (struct replica *r, unsigned disk, uint64_t *checkpoint)
 {
-  struct scratch *fresh = NULL, *s = take (r, disk);
+  struct scratch *fresh = NULL, *s;
   struct view *look = NULL;
   int result = -1;
 
   {
     SCOPED_LOCK (&r->lock);
-    *checkpoint = r->checkpoint.id;
+    *checkpoint = VIEW_LATEST;
+    if (view_check_state_locked (r, checkpoint) == -1)
+      return -1;
   }
+  s = take (r, disk);
   if (s == NULL)
     return 0;
   if ((fresh = scratch_new (r, disk)) && view_open (r, VIEW_LATEST, &look) == 0) {

@@ -96,7 +96,7 @@ struct snapshot {
   enum journal_replica_state state;
   char reason[256], wo_error[256];
   uint64_t generation, open, written_out;
-  bool has_checkpoint, direct, yields;
+  bool has_checkpoint, drained, yields;
   unsigned views;
   struct journal_checkpoint checkpoint;
   struct speculation_stat spec;
@@ -118,7 +118,7 @@ take_snapshot (struct replica *r, struct snapshot *s)
   s->written_out = r->written_out;
   s->has_checkpoint = r->has_checkpoint;
   s->checkpoint = r->checkpoint;
-  s->direct = r->direct;
+  s->drained = r->drained;
   s->yields = r->history_yields;
   s->views = 0;
   for (const struct view *v = r->views; v; v = v->next)
@@ -202,7 +202,7 @@ status_json (struct replica *r)
     "views", (json_int_t) s->views,
     "version", PACKAGE_VERSION);
   if (json && s->state == JOURNAL_PROMOTED &&
-      json_object_set_new (json, "drained", json_boolean (s->direct)) == -1) {
+      json_object_set_new (json, "drained", json_boolean (s->drained)) == -1) {
     json_decref (json);
     json = NULL;
   }

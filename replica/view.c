@@ -173,8 +173,8 @@ build_first (struct replica *r, struct view *v)
   return 0;
 }
 
-static int
-check_viewable_locked (struct replica *r, uint64_t *checkpoint)
+int
+view_check_state_locked (struct replica *r, uint64_t *checkpoint)
 {
   if (r->stopping || r->state == JOURNAL_PROMOTED) {
     errno = ESHUTDOWN;
@@ -210,7 +210,7 @@ add_newest (struct replica *r, struct view **view)
   if (result == 0) {
     uint64_t checkpoint = VIEW_LATEST;
 
-    result = check_viewable_locked (r, &checkpoint);
+    result = view_check_state_locked (r, &checkpoint);
     if (result == 0)
       result = (*view = add_locked (r, checkpoint)) ? 0 : -1;
     saved = errno;
@@ -257,7 +257,7 @@ view_open (struct replica *r, uint64_t checkpoint, struct view **view)
   {
     SCOPED_LOCK (&r->lock);
 
-    if (check_viewable_locked (r, &checkpoint) == -1)
+    if (view_check_state_locked (r, &checkpoint) == -1)
       return -1;
     while ((*view = find_locked (r, checkpoint)) != NULL && (*view)->building)
       pthread_cond_wait (&r->changed, &r->lock);

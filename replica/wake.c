@@ -151,7 +151,7 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
                        "the stream has a hole and no checkpoint exists: start a first copy after resync overwrite");
     break;
   case JOURNAL_PROMOTED:
-    r->direct = state->drained;
+    r->direct = r->drained = state->drained;
     set_reason_locked (r, "%s", state->drained ?
                        "the backlog is drained: the backing images are the disk" :
                        "the backlog drains; the disk is served as NAME@promoted");

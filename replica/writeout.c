@@ -317,10 +317,13 @@ go_direct (struct replica *r)
     r->drain_hold = false;
     pthread_cond_broadcast (&r->changed);
   }
-  if (done && journal_record (r->journal, JOURNAL_REC_STATE, change_drained,
-                              NULL) == -1)
+  if (!done)
+    return;
+  if (journal_record (r->journal, JOURNAL_REC_STATE, change_drained, NULL) == -1)
     replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot note that the backlog is drained: %m",
                  r->dir);
+  SCOPED_LOCK (&r->lock);
+  r->drained = r->state == JOURNAL_PROMOTED && r->direct;
 }
 
 /* Write out what is merged, or what a cycle that was held left.  The lock is let go

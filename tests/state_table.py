@@ -46,7 +46,7 @@ promote to=OLDER              -          -          -          >draining  -     
 promote to=UNKNOWN            3          3          2          2          2          2          | 2          2          3          2          2          2
 resync                        2          2          >resyncing >resyncing >resyncing ok         | >resyncing >resyncing 2          2          2          2
 resync overwrite              ok         >syncing   >syncing   >syncing   >syncing   >syncing   | >syncing   >syncing   >syncing   >syncing   >syncing   2
-reset NAME@scratch            2          2          2          2          2          2          | 2          2          2          2          2          2
+reset NAME@scratch            2          2          ok         ok         ok         ok         | ok         ok         2          2          2          2
 shutdown                      ok         ok         ok         ok         ok         ok         | ok         ok         ok         ok         ok         ok
 by NBD: promote               2          2          2          2          2          2          | 2          2          2          2          2          2
 by NBD: reset NAME@scratch    2          2          2          2          2          2          | 2          2          2          2          2          2

@@ -235,10 +235,16 @@ def test_promote(test):
 
 
 def unread(server, faults):
-    """A committed backlog of 64 KiB whose data is in the journal alone, out of memory."""
+    """A committed backlog of 64 KiB whose data is in the journal alone, out of memory.
+
+    In chunks of the journal of their own: of each there is too little for write-out to read
+    it whole, and keep it.
+    """
     faults.fail("pwrite", IMAGE)
     h = server.connect()
-    h.pwrite(b"M" * 65536, 0)
+    for i in range(4):
+        h.pwrite(b"M" * 16384, i * 16384)
+        h.pwrite(bytes(MiB), MiB)
     server.commit()
     for i in range(12):                         # more than buffer=
         h.pwrite(b"%c" % (97 + i) * MiB, MiB)

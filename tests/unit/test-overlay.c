@@ -657,7 +657,7 @@ START_TEST (test_partial)
   EXPECT (m != NULL && target == 9 && map_blocks (m) == 3);
   EXPECT (writeout_begin (wo, &target) == NULL && errno == EBUSY);
   /* What comes in meanwhile does not change what is to be drained. */
-  writeout_add (wo, 10, NULL);
+  writeout_add (wo, 10, 0, 1, NULL);
   EXPECT (writeout_draining (wo, &target) == m && target == 9);
   map_free (writeout_end (wo));
   EXPECT (writeout_draining (wo, &target) == NULL && target == 0);
