@@ -157,7 +157,7 @@ writeout_begin (struct writeout *w, uint64_t *target)
 }
 
 const struct map *
-writeout_draining (const struct writeout *w, uint64_t *target)
+writeout_resume (const struct writeout *w, uint64_t *target)
 {
   *target = w->draining ? w->target : 0;
   return w->draining;

@@ -316,7 +316,7 @@ static int
 cycle_locked (struct replica *r)
 {
   uint64_t target;
-  const struct map *map = writeout_draining (r->wo, &target);
+  const struct map *map = writeout_resume (r->wo, &target);
   int result;
 
   if (map == NULL && (map = writeout_begin (r->wo, &target)) == NULL)
