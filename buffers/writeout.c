@@ -273,7 +273,7 @@ writeout_end (struct writeout *w)
 }
 
 const struct map *
-writeout_draining (const struct writeout *w, uint64_t *target)
+writeout_resume (const struct writeout *w, uint64_t *target)
 {
   *target = w->draining ? w->end->last : 0;
   return w->draining ? w->end->map : NULL;

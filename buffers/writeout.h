@@ -75,8 +75,8 @@ extern const struct map *writeout_begin (struct writeout *w, uint64_t *target);
 /* The map that is draining and the checkpoint *TARGET that it brings the backing to, for who
  * gave up half way and begins again with it.  NULL when none is.
  */
-extern const struct map *writeout_draining (const struct writeout *w,
-                                            uint64_t *target);
+extern const struct map *writeout_resume (const struct writeout *w,
+                                          uint64_t *target);
 /* The draining map is in the backing images: returns it for the caller to
  * free once no reader can be in it.
  */

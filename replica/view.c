@@ -269,7 +269,7 @@ view_open (struct replica *r, uint64_t checkpoint, struct view **view)
     if (!newest) {
       uint64_t target;
 
-      (void) writeout_draining (r->wo, &target);
+      (void) writeout_resume (r->wo, &target);
       if (target > checkpoint) {
         errno = ENOENT;
         return -1;

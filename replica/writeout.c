@@ -73,7 +73,7 @@ may_go_locked (struct replica *r)
   uint64_t target;
 
   /* One that was held half way has to be brought to its end. */
-  if (writeout_draining (r->wo, &target))
+  if (writeout_resume (r->wo, &target))
     return !r->hold_writeout;
   return !r->hold_writeout && writeout_get_oldest (r->wo, &oldest) &&
     !history_holds_locked (r, &oldest) && !views_hold_locked (r, &oldest);
@@ -333,7 +333,7 @@ static int
 cycle_locked (struct replica *r)
 {
   uint64_t target;
-  const struct map *map = writeout_draining (r->wo, &target);
+  const struct map *map = writeout_resume (r->wo, &target);
   int result;
 
   if (map == NULL && (map = writeout_begin (r->wo, &target)) == NULL)

@@ -10,10 +10,11 @@
  *     ERRNO TEXT [FROM TO]   of a file whose path ends in TEXT, and touching that range of
  *                            bytes, fails with ERRNO
  *     hold TEXT [FROM TO]    waits as long as the rule is there
+ *     count TEXT [FROM TO]   is counted, and nothing else
  *   pwrite      the same for pwrite and pwritev
  *   pread       the same for pread
  *   fallocate   the same for fallocate (zeroes and trims)
- *   count       appended to: one byte for each call that was failed or held
+ *   count       appended to: one byte for each call that a rule applied to
  *
  * MCBUF_PLAIN_EXIT, for servers under a preloaded AddressSanitizer: exit ends
  * the process without the destructors of libraries.  nbdkit with libasan preloaded, also
@@ -104,7 +105,10 @@ count (void)
   }
 }
 
-/* Does the rule LINE apply to LEN bytes at OFF of the file TARGET?  Then its ERRNO, -1 for "hold"; else 0. */
+#define HOLD (-1)
+#define COUNT (-2)
+
+/* Does the rule LINE apply to LEN bytes at OFF of the file TARGET?  Then its errno, HOLD or COUNT; else 0. */
 static int
 apply (char *line, const char *target, off_t off, size_t len)
 {
@@ -112,9 +116,16 @@ apply (char *line, const char *target, off_t off, size_t len)
   long long from = 0, to = LLONG_MAX;
   long err;
 
-  err = strncmp (line, "hold", 4) == 0 ? -1 : strtol (line, &rest, 10);
-  if (err == -1)
-    rest = line + 4;
+  if (strncmp (line, "hold ", 5) == 0) {
+    err = HOLD;
+    rest = line + 5;
+  }
+  else if (strncmp (line, "count ", 6) == 0) {
+    err = COUNT;
+    rest = line + 6;
+  }
+  else
+    err = strtol (line, &rest, 10);
   what = strtok_r (rest, " ", &range);
   if (what == NULL)
     return 0;
@@ -126,7 +137,7 @@ apply (char *line, const char *target, off_t off, size_t len)
   return off < to && off + (off_t) len > from ? err : 0;
 }
 
-/* What the file of rules for CALL says: 0, an errno, or -1 to hold the call. */
+/* What the file of rules for CALL says: 0, an errno, HOLD or COUNT. */
 static int
 rule (const char *call, int fd, off_t off, size_t len)
 {
@@ -159,13 +170,13 @@ fails (const char *call, int fd, off_t off, size_t len)
   int save_errno = errno, err;
   bool held = false;
 
-  while ((err = rule (call, fd, off, len)) == -1) {
+  while ((err = rule (call, fd, off, len)) == HOLD) {
     if (!held)
       count ();
     held = true;
     usleep (5000);
   }
-  if (err > 0)
+  if (err != 0)
     count ();
   errno = err > 0 ? err : save_errno;
   return err > 0;

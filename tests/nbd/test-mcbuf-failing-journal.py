@@ -234,8 +234,8 @@ def test_promote(test):
     same(read_file(test.path(IMAGE)), b"1" * 8192 + bytes(SIZE - 8192), "image")
 
 
-def unread(server, faults):
-    """A committed backlog of 64 KiB whose data is in the journal alone, out of memory.
+def backlog(server, faults):
+    """A committed backlog of 64 KiB.
 
     In chunks of the journal of their own: of each there is too little for write-out to read
     it whole, and keep it.
@@ -246,9 +246,16 @@ def unread(server, faults):
         h.pwrite(b"M" * 16384, i * 16384)
         h.pwrite(bytes(MiB), MiB)
     server.commit()
-    for i in range(12):                         # more than buffer=
-        h.pwrite(b"%c" % (97 + i) * MiB, MiB)
     return h
+
+
+def read_fails(h):
+    """What is committed is read, from the journal as soon as the buffer is used for something else."""
+    def fails():
+        h.pwrite(b"z" * MiB, MiB)
+        return nbd_errno(h.pread, 65536, 0)
+
+    equal(poll("a read of the journal", fails), errno.EIO, "errno of a read")
 
 
 def overwrite(server, old, new):
@@ -266,13 +273,15 @@ def overwrite(server, old, new):
 def test_reading(test):
     """A read of the journal fails: failed, without harm to what is committed; a restart goes on from there."""
     for who in ("the inlet", "write-out"):
-        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"), size="32M")
-        h = unread(server, faults)
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"), size="128M")
+        h = backlog(server, faults)
         before = faults.happened()
         faults.fail("pread", JOURNAL)
         if who == "the inlet":
-            equal(nbd_errno(h.pread, 65536, 0), errno.EIO, "errno of a read")
+            read_fails(h)
         else:
+            for i in range(24):                 # more than buffer=
+                h.pwrite(b"%c" % (97 + i) * MiB, MiB)
             faults.heal("pwrite")
         s = poll("the failure", lambda: server.status()["state"] == "failed" and server.status())
         check(faults.happened() > before, "no read of the journal was failed")
@@ -295,10 +304,10 @@ def test_reading(test):
 def test_block_that_does_not_verify(test):
     """A block is not what was written, for a while: failed, and SIGKILL does not make it well again."""
     for end in ("kill", "stop"):
-        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"), size="32M")
-        h = unread(server, faults)
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"), size="128M")
+        h = backlog(server, faults)
         overwrite(server, b"M" * 4096, b"?" * 4096)
-        equal(nbd_errno(h.pread, 131072, 0), errno.EIO, "errno of a read")
+        read_fails(h)
         s = server.status()
         equal(s["state"], "failed", "state")
         for word in ("offset", "mcbuf-recover"):

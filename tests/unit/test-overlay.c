@@ -254,7 +254,7 @@ do_begin (void)
 
   if (draining) {
     EXPECT (map == NULL && errno == EBUSY && target == 0);
-    EXPECT (writeout_draining (wo, &target) != NULL && target == draining);
+    EXPECT (writeout_resume (wo, &target) != NULL && target == draining);
     return;
   }
   if (map == NULL) {
@@ -658,9 +658,9 @@ START_TEST (test_partial)
   EXPECT (writeout_begin (wo, &target) == NULL && errno == EBUSY);
   /* What comes in meanwhile does not change what is to be drained. */
   writeout_add (wo, 10, 0, 1, NULL);
-  EXPECT (writeout_draining (wo, &target) == m && target == 9);
+  EXPECT (writeout_resume (wo, &target) == m && target == 9);
   map_free (writeout_end (wo));
-  EXPECT (writeout_draining (wo, &target) == NULL && target == 0);
+  EXPECT (writeout_resume (wo, &target) == NULL && target == 0);
   EXPECT (writeout_begin (wo, &target) != NULL && target == 10);
   map_free (writeout_end (wo));
   EXPECT (writeout_is_empty (wo));
