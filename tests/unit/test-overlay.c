@@ -418,7 +418,7 @@ check_view (void)
   EXPECT (boundary == 0 || (is_pending (boundary) && boundary <= upto));
   if (boundary == 0)
     return;
-  while (then->checkpoint > boundary)
+  while (then && then->checkpoint > boundary)
     then = then->older;
   EXPECT (overlay_resolve_at (NULL, wo, boundary, model_window[w].disk,
                               model_window[w].sector * MAP_SECTOR + offset,
