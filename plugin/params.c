@@ -12,6 +12,7 @@
 #include <nbdkit-plugin.h>
 
 #include "common/bytes.h"
+#include "common/uri.h"
 #include "plugin/params.h"
 
 #define NAME_CHARS \
@@ -32,8 +33,9 @@ static int
 add_disk (const char *value)
 {
   size_t n = strspn (value, NAME_CHARS);
-  bool named = n > 0 && value[n] == ':';
+  bool named = n > 0 && value[n] == ':' && !uri_is_nbd (value);
   const char *path = named ? value + n + 1 : value;
+  bool uri = uri_is_nbd (path);
   struct disk_param *d;
 
   if (ndisks == JOURNAL_MAX_DISKS) {
@@ -56,9 +58,14 @@ add_disk (const char *value)
     nbdkit_error ("disk=%s: the path of the backing image is missing", value);
     return -1;
   }
+  if (uri && uri_relative_path (path)) {
+    nbdkit_error ("disk=%s: %s= must be an absolute path: a server changes its working directory",
+                  value, uri_relative_path (path));
+    return -1;
+  }
   d = &disks[ndisks];
   d->name = named ? strndup (value, n) : strdup ("");
-  d->path = nbdkit_absolute_path (path);
+  d->path = uri ? strdup (path) : nbdkit_absolute_path (path);
   if (d->name == NULL || d->path == NULL) {
     nbdkit_error ("disk=%s: %m", value);
     free (d->name);
@@ -172,8 +179,9 @@ params_complete (void)
     return -1;
   }
   if (journal == NULL) {
-    if (ndisks > 1) {
-      nbdkit_error ("journal=DIR is needed with more than one disk");
+    if (ndisks > 1 || uri_is_nbd (disks[0].path)) {
+      nbdkit_error (ndisks > 1 ? "journal=DIR is needed with more than one disk" :
+                    "journal=DIR is needed with a backing image that is no file");
       return -1;
     }
     if (asprintf (&journal, "%s.mcbuf", disks[0].path) == -1) {

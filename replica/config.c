@@ -110,12 +110,12 @@ static int
 check_path (struct replica *r, const struct journal_disk *was,
             const struct disk *is, bool *moved, struct mcerror *err)
 {
-  struct io_file *old;
+  int exists;
 
   if (strcmp (was->path, backing_path (is->backing)) == 0)
     return 0;
-  if (io_open (r->fs, was->path, O_RDONLY, 0, &old) == 0) {
-    io_close (old);
+  exists = backing_exists (r->fs, was->path);
+  if (exists == 1) {
     errno = EINVAL;
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: this journal belongs to another image: disk %s is %s, not %s: "
@@ -123,7 +123,7 @@ check_path (struct replica *r, const struct journal_disk *was,
                         r->dir, show_name (was->name), was->path,
                         backing_path (is->backing));
   }
-  if (errno != ENOENT && errno != ENOTDIR)
+  if (exists == -1)
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: cannot see whether the image of disk %s has moved from there: %m",
                         was->path, show_name (was->name));

@@ -145,6 +145,9 @@ drain_map (struct drain *d, const struct map *map)
   int result = 0;
 
   d->failed_path = NULL;
+  /* MAP has all that was written since the last good flush. */
+  for (unsigned i = 0; i < d->ndisks; i++)
+    backing_restart (d->disks[i].backing);
   if (map_sorted (map, &runs, &n) == -1)
     return -1;
   if (n == 0)

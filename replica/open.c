@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/uri.h"
 #include "replica/internal.h"
 
 #define STOP_MS 10000           /* how long a stop waits for requests under way */
@@ -17,8 +18,11 @@
 char *
 real_path (const struct io_fs *fs, const char *path)
 {
-  /* Only the host's file systems have links and a working directory. */
-  return fs == &io_posix ? realpath (path, NULL) : strdup (path);
+  /* Only the host's file systems have links and a working directory; a URI is
+   * the same everywhere.
+   */
+  return fs == &io_posix && !uri_is_nbd (path) ? realpath (path, NULL) :
+    strdup (path);
 }
 
 /* PATH made absolute; the last component need not exist.  Malloced. */
@@ -351,6 +355,8 @@ replica_stop (struct replica *r)
 
   control_close (r->control);
   r->control = NULL;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    backing_stop (r->disks[i].backing);
   if (!r->running && !r->by_hand)
     /* Nothing was acknowledged, so nothing is missing that was not before. */
     saved_all = r->clean;

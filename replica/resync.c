@@ -131,6 +131,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     r->clean = false;
     r->moves++;
     if (overwrite) {
+      for (unsigned i = 0; i < r->ndisks; i++)
+        backing_restart (r->disks[i].backing);
       r->has_checkpoint = false;
       r->checkpoint = (struct journal_checkpoint) { .id = 0 };
       r->written_out = 0;

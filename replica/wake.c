@@ -107,6 +107,7 @@ static int
 wake (struct replica *r, struct journal_state *state, uint64_t newest,
       enum journal_took took, bool *restored, struct mcerror *err)
 {
+  bool lasting = true;
   uint8_t boot_id[HOST_ID_LEN];
   bool same_boot, whole;
 
@@ -139,10 +140,14 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     return mcerror_set (err, MCEXIT_USAGE, "cannot make the speculation buffer: %m");
 
   *restored = whole;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    lasting = lasting && backing_outlives (r->disks[i].backing);
   switch (state->state) {
   case JOURNAL_SYNCING:
-    if (state->closed ? !whole :
-        took == JOURNAL_TOOK_BAD || !(state->clean || same_boot)) {
+    /* The copy's writes went straight to the images, and nobody has flushed them. */
+    if ((state->closed ? !whole :
+         took == JOURNAL_TOOK_BAD || !(state->clean || same_boot)) ||
+        !(state->clean || lasting)) {
       state->state = JOURNAL_STALE;
       r->lost = true;
       set_reason_locked (r, "%s", "the first copy was cut short and parts of it may be lost: "

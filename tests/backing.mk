@@ -2,9 +2,12 @@
 # Backing images by NBD, groups of disks, limits.
 
 backing_tests = \
+	nbd/test-mcbuf-backing-kill.py \
+	nbd/test-mcbuf-backing-nbd.py \
 	nbd/test-mcbuf-limits.py \
 	$(NULL)
 TESTS += $(backing_tests)
 EXTRA_DIST += \
 	$(backing_tests) \
+	libstore.py \
 	$(NULL)
