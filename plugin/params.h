@@ -6,8 +6,8 @@
 #include "replica/replica.h"
 
 #define params_help \
-  "[disk=][NAME:]PATH     (required) Backing image of a disk; may be repeated\n" \
-  "                       with different NAMEs.\n" \
+  "[disk=][NAME:]PATH     (required) Backing image of a disk, a path or an NBD\n" \
+  "                       URI; may be repeated with different NAMEs.\n" \
   "journal=DIR            Journal directory (default: PATH.mcbuf).\n" \
   "journal-size=SIZE      Size of a new journal (default: 1G).\n" \
   "buffer=SIZE            Staging memory (default: 256M).\n" \

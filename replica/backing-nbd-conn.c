@@ -26,6 +26,7 @@
 
 #define CONNECT_MS 10000        /* for connection and handshake */
 #define LOOK_MS 3000            /* is anything there? */
+#define GROW_MS 2000            /* for one more beside those that there are */
 #define POLL_MS 500             /* how often a request looks at the deadline */
 #define RETRY_MS 100            /* between attempts to connect */
 
@@ -200,9 +201,9 @@ look_at (struct nbd_handle *h, struct export *e)
 
 /* One more, of the same export as before. */
 static struct nbd_handle *
-connect_again (const struct nbd_image *img)
+connect_again (const struct nbd_image *img, unsigned ms)
 {
-  struct nbd_handle *h = connect_uri (img->b.path, CONNECT_MS, NULL);
+  struct nbd_handle *h = connect_uri (img->b.path, ms, NULL);
   struct export e;
 
   if (h == NULL)
@@ -360,12 +361,13 @@ others_locked (const struct nbd_image *img)
 static int
 grow_locked (struct nbd_image *img, struct nbd_conn *c)
 {
+  unsigned ms = others_locked (img) ? GROW_MS : CONNECT_MS;
   uint64_t losses = img->losses;
   struct nbd_handle *h;
   int saved;
 
   pthread_mutex_unlock (&img->lock);
-  h = connect_again (img);
+  h = connect_again (img, ms);
   saved = errno;
   pthread_mutex_lock (&img->lock);
   if (h && img->losses != losses) {

@@ -19,9 +19,10 @@ class Store:
     lossy   nbdkit with a file behind a write-back cache: what is not flushed is lost with it
     """
 
-    def __init__(self, test, size, kind="file", tcp=False, options=(), name="store"):
+    def __init__(self, test, size, kind="file", tcp=False, options=(), name="store", clients=8):
         self.test, self.size, self.kind = test, size, kind
         self.options = list(options)
+        self.clients = clients
         self.file = test.unique(name)
         self.sock = test.unique("n")
         self.log = test.unique("log")
@@ -39,7 +40,7 @@ class Store:
 
     def argv(self):
         if self.kind == "qcow2":
-            return (["qemu-nbd", "--persistent", "--shared=4", "--format=qcow2",
+            return (["qemu-nbd", "--persistent", "--shared=%d" % self.clients, "--format=qcow2",
                      "--cache=writeback", "--socket=" + self.sock] + self.options + [self.file])
         where = (["-p", str(self.port), "-i", "localhost"] if self.tcp else ["-U", self.sock])
         filters = ["--filter=cache"] if self.kind == "lossy" else []
