@@ -25,6 +25,8 @@ static struct disk_param {
 } disks[JOURNAL_MAX_DISKS];
 static struct replica_disk_params disk_params[JOURNAL_MAX_DISKS];
 static unsigned ndisks;
+static char *join[JOURNAL_MAX_DISKS], *leave[JOURNAL_MAX_DISKS];
+static unsigned njoin, nleave;
 static char *journal;
 static int64_t journal_size = -1, buffer = -1, size = -1;
 static bool baseline_trusted;
@@ -88,6 +90,29 @@ add_disk (const char *value)
   return 0;
 }
 
+/* A name of add-disk= or remove-disk=; "" is the disk without one. */
+static int
+add_name (const char *key, const char *value, char **list, unsigned *n)
+{
+  if (value[strspn (value, NAME_CHARS)] != '\0' ||
+      strlen (value) > JOURNAL_NAME_MAX) {
+    nbdkit_error ("%s=%s: the NAME of a disk is needed, without a path", key, value);
+    return -1;
+  }
+  if (*n == JOURNAL_MAX_DISKS) {
+    nbdkit_error ("%s=%s: a replica has at most %u disks", key, value,
+                  JOURNAL_MAX_DISKS);
+    return -1;
+  }
+  list[*n] = strdup (value);
+  if (list[*n] == NULL) {
+    nbdkit_error ("%s=%s: %m", key, value);
+    return -1;
+  }
+  (*n)++;
+  return 0;
+}
+
 static int
 set_size (const char *key, const char *value, int64_t min, int64_t *result)
 {
@@ -129,6 +154,10 @@ params_config (const char *key, const char *value)
 {
   if (strcmp (key, "disk") == 0)
     return add_disk (value);
+  if (strcmp (key, "add-disk") == 0)
+    return add_name (key, value, join, &njoin);
+  if (strcmp (key, "remove-disk") == 0)
+    return add_name (key, value, leave, &nleave);
   if (strcmp (key, "journal") == 0) {
     if (journal) {
       nbdkit_error ("journal= is given twice");
@@ -206,6 +235,10 @@ params_replica (void)
     .dir = journal,
     .disks = disk_params,
     .ndisks = ndisks,
+    .add = (const char *const *) join,
+    .nadd = njoin,
+    .remove = (const char *const *) leave,
+    .nremove = nleave,
     .journal_size = journal_size == -1 ? 0 : (uint64_t) journal_size,
     .buffer = buffer == -1 ? 0 : (uint64_t) buffer,
     .baseline_trusted = baseline_trusted,
@@ -222,6 +255,10 @@ params_free (void)
     free (disks[i].path);
   }
   ndisks = 0;
+  while (njoin > 0)
+    free (join[--njoin]);
+  while (nleave > 0)
+    free (leave[--nleave]);
   free (journal);
   journal = NULL;
 }

@@ -11,6 +11,8 @@
   "journal=DIR            Journal directory (default: PATH.mcbuf).\n" \
   "journal-size=SIZE      Size of a new journal (default: 1G).\n" \
   "buffer=SIZE            Staging memory (default: 256M).\n" \
+  "add-disk=NAME          That disk may join a replica that is there already.\n" \
+  "remove-disk=NAME       That disk, which is not given any more, may leave it.\n" \
   "size=SIZE              Create missing backing images with this size.\n" \
   "baseline=trusted       A new journal's images already equal the primary's."
 

@@ -63,7 +63,7 @@ replica_find_export (struct replica *r, const char *name,
   e.fence = r->fence;
   if (at && strcmp (at, "@promoted") == 0) {
     e.view = REPLICA_PROMOTED;
-    if (r->state != JOURNAL_PROMOTED) {
+    if (r->state != JOURNAL_PROMOTED || disk_is_fresh_locked (r, e.disk)) {
       errno = ESHUTDOWN;
       return -1;
     }
@@ -123,6 +123,28 @@ admit_locked (struct replica *r, const struct replica_export *e, bool write)
   return -1;
 }
 
+bool
+disk_is_fresh_locked (const struct replica *r, unsigned disk)
+{
+  return !r->has_checkpoint || r->checkpoint.id < r->disks[disk].joined;
+}
+
+bool
+copying_locked (const struct replica *r, unsigned disk)
+{
+  return !r->closed && disk_is_fresh_locked (r, disk) &&
+    (r->state == JOURNAL_SYNCING || r->state == JOURNAL_RESYNCING);
+}
+
+bool
+copying_any_locked (const struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (copying_locked (r, i))
+      return true;
+  return false;
+}
+
 void
 replica_explain (struct replica *r, const struct replica_export *e, int errnum,
                  char *text, size_t size)
@@ -173,7 +195,7 @@ route_begin (struct replica *r, const struct replica_export *e,
 
   if (r->state == JOURNAL_PROMOTED && r->direct)
     *route = ROUTE_DIRECT;
-  else if (r->state == JOURNAL_SYNCING && !r->closed)
+  else if (copying_locked (r, e->disk))
     *route = ROUTE_THROUGH;
   else
     *route = ROUTE_SPECULATE;

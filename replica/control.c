@@ -169,6 +169,14 @@ verb_promote (struct replica *r, char *args, struct answer *a)
                        "state", replica_state_word (JOURNAL_PROMOTED),
                        "seconds", p.latency_ns / 1e9,
                        "drained", (int) p.drained);
+  if (a->json) {
+    json_t *without = without_json (r);
+
+    if (without && json_object_set_new (a->json, "without", without) == -1) {
+      json_decref (a->json);
+      a->json = NULL;
+    }
+  }
   return 0;
 }
 

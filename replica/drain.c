@@ -145,9 +145,6 @@ drain_map (struct drain *d, const struct map *map)
   int result = 0;
 
   d->failed_path = NULL;
-  /* MAP has all that was written since the last good flush. */
-  for (unsigned i = 0; i < d->ndisks; i++)
-    backing_restart (d->disks[i].backing);
   if (map_sorted (map, &runs, &n) == -1)
     return -1;
   if (n == 0)
@@ -159,7 +156,11 @@ drain_map (struct drain *d, const struct map *map)
   b->d = d;
   b->bounce = bounce;
   for (size_t i = 0; i < n && result == 0; i++) {
-    touched[runs[i].disk] = true;
+    if (!touched[runs[i].disk]) {
+      touched[runs[i].disk] = true;
+      /* MAP has all that was written there since the last good flush. */
+      backing_restart (d->disks[runs[i].disk].backing);
+    }
     result = runs[i].zero ? add_zero (b, &runs[i]) : add_data (b, &runs[i]);
   }
   if (result == 0)

@@ -33,6 +33,9 @@ struct replica_params {
   const char *dir;              /* the journal directory */
   const struct replica_disk_params *disks;
   unsigned ndisks;
+  /* Disks that may join or leave a replica that is there, by name. */
+  const char *const *add, *const *remove;
+  unsigned nadd, nremove;
   uint64_t journal_size;        /* 0: the default; only looked at when the journal is made */
   uint64_t buffer;              /* staging, bytes; 0: the default */
   bool baseline_trusted;

@@ -4,6 +4,7 @@
 backing_tests = \
 	nbd/test-mcbuf-backing-kill.py \
 	nbd/test-mcbuf-backing-nbd.py \
+	nbd/test-mcbuf-groups.py \
 	nbd/test-mcbuf-limits.py \
 	$(NULL)
 TESTS += $(backing_tests)
