@@ -12,3 +12,20 @@ EXTRA_DIST += \
 	$(backing_tests) \
 	libstore.py \
 	$(NULL)
+
+# On a simulated disk; see torture.mk for what the linker replaces.
+TESTS += unit/test-replica-groups
+check_PROGRAMS += unit/test-replica-groups
+unit_test_replica_groups_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	unit/test-replica-groups.c \
+	unit/torture-host.c \
+	unit/torture.h \
+	unit/unit.c \
+	unit/unit.h \
+	$(NULL)
+unit_test_replica_groups_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
+unit_test_replica_groups_LDADD = $(REPLICA_LIBS)
