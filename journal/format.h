@@ -17,7 +17,8 @@
 
 #define FORMAT_VERSION 1u
 #define FORMAT_COMPAT 0u        /* features that a reader may ignore */
-#define FORMAT_INCOMPAT 0u      /* features that a reader must know */
+#define FORMAT_JOINED 1u         /* a disk joined the replica later */
+#define FORMAT_INCOMPAT FORMAT_JOINED   /* features that a reader must know */
 
 /* Chunk 0, in blocks. */
 #define FORMAT_SUPER_A 0u
@@ -69,10 +70,12 @@ FORMAT_SIZE (format_super, JOURNAL_BLOCK);
 struct format_disk {
   char name[JOURNAL_NAME_MAX + 1];
   le64 size;
-  uint8_t reserved[56];
+  le64 joined;                  /* the first checkpoint that may have it; 0: all (FORMAT_JOINED) */
+  uint8_t reserved[48];
   char path[JOURNAL_PATH_MAX + 1];
 };
 FORMAT_PIN (format_disk, size, 64);
+FORMAT_PIN (format_disk, joined, 72);
 FORMAT_PIN (format_disk, path, 128);
 FORMAT_SIZE (format_disk, 4224);
 _Static_assert (JOURNAL_BLOCK + JOURNAL_MAX_DISKS * sizeof (struct format_disk)

@@ -48,6 +48,7 @@ struct journal_disk {
   char name[JOURNAL_NAME_MAX + 1];
   char path[JOURNAL_PATH_MAX + 1];      /* absolute path of the backing image, or URI */
   uint64_t size;                        /* bytes */
+  uint64_t joined;                      /* checkpoints before this one do not have it; 0: all have */
 };
 
 struct journal_config {
@@ -175,7 +176,7 @@ extern int journal_open (const struct io_fs *fs, const char *dir,
 extern void journal_close (struct journal *j);  /* NULL is allowed; does not sync */
 
 extern const struct journal_config *journal_get_config (struct journal *j);
-/* Store new paths, sizes, or order of disks.  Durable.  Before journal_start only. */
+/* Store another set of disks, new paths, or sizes.  Durable.  Before journal_start only. */
 extern int journal_set_config (struct journal *j,
                                const struct journal_config *config,
                                struct mcerror *err);

@@ -60,6 +60,7 @@ super_write (struct journal *j, const struct journal_config *config,
                config->ndisks * sizeof (struct format_disk);
   CLEANUP_FREE struct format_super *super = aligned_blocks (len);
   struct format_disk *disks;
+  uint32_t incompat = 0;
 
   if (super == NULL)
     return -1;
@@ -68,7 +69,6 @@ super_write (struct journal *j, const struct journal_config *config,
   memcpy (super->magic, FORMAT_SUPER_MAGIC, FORMAT_MAGIC_LEN);
   super->version = put32 (FORMAT_VERSION);
   super->compat = put32 (FORMAT_COMPAT);
-  super->incompat = put32 (FORMAT_INCOMPAT);
   super->length = put32 (len);
   super->ndisks = put32 (config->ndisks);
   memcpy (super->id, config->id, HOST_ID_LEN);
@@ -81,7 +81,11 @@ super_write (struct journal *j, const struct journal_config *config,
     memcpy (disks[i].name, config->disks[i].name, sizeof disks[i].name);
     memcpy (disks[i].path, config->disks[i].path, sizeof disks[i].path);
     disks[i].size = put64 (config->disks[i].size);
+    disks[i].joined = put64 (config->disks[i].joined);
+    if (config->disks[i].joined)
+      incompat |= FORMAT_JOINED;
   }
+  super->incompat = put32 (incompat);
   super->crc = put32 (super_crc (super, len));
   for (unsigned i = 0; i < 2; i++) {
     if (file_write (j, super, ROUND_UP (len, JOURNAL_BLOCK),
@@ -136,6 +140,7 @@ super_decode (struct journal *j, const struct format_super *super)
     config.disks[i].name[JOURNAL_NAME_MAX] = '\0';
     config.disks[i].path[JOURNAL_PATH_MAX] = '\0';
     config.disks[i].size = get64 (disks[i].size);
+    config.disks[i].joined = get64 (disks[i].joined);
   }
   j->config = config;
   j->super_seq = get64 (super->seq);

@@ -232,7 +232,7 @@ mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
     else if (replica_has_checkpoint (replica) &&
              (add_export (exports, name, "scratch", "the newest checkpoint, to write to and throw away") == -1 ||
               add_export (exports, name, "latest", "the newest checkpoint, read-only") == -1 ||
-              replica_each_checkpoint (replica, LISTED_MAX / replica_ndisks (replica),
+              replica_each_checkpoint (replica, i, LISTED_MAX / replica_ndisks (replica),
                                        list_checkpoint, &l) == -1))
       return -1;
   }

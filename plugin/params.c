@@ -12,6 +12,7 @@
 #include <nbdkit-plugin.h>
 
 #include "common/bytes.h"
+#include "common/uri.h"
 #include "plugin/params.h"
 
 #define NAME_CHARS \
@@ -24,6 +25,8 @@ static struct disk_param {
 } disks[JOURNAL_MAX_DISKS];
 static struct replica_disk_params disk_params[JOURNAL_MAX_DISKS];
 static unsigned ndisks;
+static char *join[JOURNAL_MAX_DISKS], *leave[JOURNAL_MAX_DISKS];
+static unsigned njoin, nleave;
 static char *journal;
 static int64_t journal_size = -1, buffer = -1, size = -1;
 static bool baseline_trusted;
@@ -36,8 +39,9 @@ static int
 add_disk (const char *value)
 {
   size_t n = strspn (value, NAME_CHARS);
-  bool named = n > 0 && value[n] == ':';
+  bool named = n > 0 && value[n] == ':' && !uri_is_nbd (value);
   const char *path = named ? value + n + 1 : value;
+  bool uri = uri_is_nbd (path);
   struct disk_param *d;
 
   if (ndisks == JOURNAL_MAX_DISKS) {
@@ -60,9 +64,14 @@ add_disk (const char *value)
     nbdkit_error ("disk=%s: the path of the backing image is missing", value);
     return -1;
   }
+  if (uri && uri_relative_path (path)) {
+    nbdkit_error ("disk=%s: %s= must be an absolute path: a server changes its working directory",
+                  value, uri_relative_path (path));
+    return -1;
+  }
   d = &disks[ndisks];
   d->name = named ? strndup (value, n) : strdup ("");
-  d->path = nbdkit_absolute_path (path);
+  d->path = uri ? strdup (path) : nbdkit_absolute_path (path);
   if (d->name == NULL || d->path == NULL) {
     nbdkit_error ("disk=%s: %m", value);
     free (d->name);
@@ -82,6 +91,29 @@ add_disk (const char *value)
     }
   }
   ndisks++;
+  return 0;
+}
+
+/* A name of add-disk= or remove-disk=; "" is the disk without one. */
+static int
+add_name (const char *key, const char *value, char **list, unsigned *n)
+{
+  if (value[strspn (value, NAME_CHARS)] != '\0' ||
+      strlen (value) > JOURNAL_NAME_MAX) {
+    nbdkit_error ("%s=%s: the NAME of a disk is needed, without a path", key, value);
+    return -1;
+  }
+  if (*n == JOURNAL_MAX_DISKS) {
+    nbdkit_error ("%s=%s: a replica has at most %u disks", key, value,
+                  JOURNAL_MAX_DISKS);
+    return -1;
+  }
+  list[*n] = strdup (value);
+  if (list[*n] == NULL) {
+    nbdkit_error ("%s=%s: %m", key, value);
+    return -1;
+  }
+  (*n)++;
   return 0;
 }
 
@@ -186,6 +218,10 @@ params_config (const char *key, const char *value)
 {
   if (strcmp (key, "disk") == 0)
     return add_disk (value);
+  if (strcmp (key, "add-disk") == 0)
+    return add_name (key, value, join, &njoin);
+  if (strcmp (key, "remove-disk") == 0)
+    return add_name (key, value, leave, &nleave);
   if (strcmp (key, "journal") == 0) {
     if (journal) {
       nbdkit_error ("journal= is given twice");
@@ -240,8 +276,9 @@ params_complete (void)
     return -1;
   }
   if (journal == NULL) {
-    if (ndisks > 1) {
-      nbdkit_error ("journal=DIR is needed with more than one disk");
+    if (ndisks > 1 || uri_is_nbd (disks[0].path)) {
+      nbdkit_error (ndisks > 1 ? "journal=DIR is needed with more than one disk" :
+                    "journal=DIR is needed with a backing image that is no file");
       return -1;
     }
     if (asprintf (&journal, "%s.mcbuf", disks[0].path) == -1) {
@@ -266,6 +303,10 @@ params_replica (void)
     .dir = journal,
     .disks = disk_params,
     .ndisks = ndisks,
+    .add = (const char *const *) join,
+    .nadd = njoin,
+    .remove = (const char *const *) leave,
+    .nremove = nleave,
     .journal_size = journal_size == -1 ? 0 : (uint64_t) journal_size,
     .buffer = buffer == -1 ? 0 : (uint64_t) buffer,
     .history = history,
@@ -289,6 +330,10 @@ params_free (void)
     free (disks[i].path);
   }
   ndisks = 0;
+  while (njoin > 0)
+    free (join[--njoin]);
+  while (nleave > 0)
+    free (leave[--nleave]);
   free (journal);
   journal = NULL;
   secret_wipe (&secret);

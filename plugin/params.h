@@ -7,11 +7,13 @@
 #include "replica/replica.h"
 
 #define params_help \
-  "[disk=][NAME:]PATH     (required) Backing image of a disk; may be repeated\n" \
-  "                       with different NAMEs.\n" \
+  "[disk=][NAME:]PATH     (required) Backing image of a disk, a path or an NBD\n" \
+  "                       URI; may be repeated with different NAMEs.\n" \
   "journal=DIR            Journal directory (default: PATH.mcbuf).\n" \
   "journal-size=SIZE      Size of a new journal (default: 1G).\n" \
   "buffer=SIZE            Staging memory (default: 256M).\n" \
+  "add-disk=NAME          That disk may join a replica that is there already.\n" \
+  "remove-disk=NAME       That disk, which is not given any more, may leave it.\n" \
   "size=SIZE              Create missing backing images with this size.\n" \
   "history=N|TIME         Keep so many older checkpoints, or those of TIME (such\n" \
   "                       as 90s, 30m, 2h), recoverable (default: none).\n" \

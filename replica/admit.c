@@ -87,7 +87,7 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
   e.opened = r->generation;
   if (at && strcmp (at, "@promoted") == 0) {
     e.view = REPLICA_PROMOTED;
-    if (r->state != JOURNAL_PROMOTED) {
+    if (r->state != JOURNAL_PROMOTED || disk_is_fresh_locked (r, e.disk)) {
       errno = ESHUTDOWN;
       return -1;
     }
@@ -115,11 +115,29 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
   return 0;
 }
 
+/* No checkpoint has a disk from before it joined. */
+static int
+check_joined (struct replica *r, const struct replica_export *e)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if (e->view == REPLICA_CHECKPOINT && e->checkpoint != VIEW_LATEST ?
+      e->checkpoint >= r->disks[e->disk].joined :
+      !disk_is_fresh_locked (r, e->disk))
+    return 0;
+  errno = ENOENT;
+  return -1;
+}
+
 int
 replica_open_export (struct replica *r, const char *name,
                      struct replica_export *export)
 {
   if (find_export (r, name, export) == -1)
+    return -1;
+  if ((export->view == REPLICA_CHECKPOINT || export->view == REPLICA_SCRATCH ||
+       export->view == REPLICA_DIVERGENCE) &&
+      check_joined (r, export) == -1)
     return -1;
   if (export->view == REPLICA_DIVERGENCE) {
     char why[256];
@@ -152,12 +170,13 @@ replica_close_export (struct replica *r, struct replica_export *export)
 }
 
 int
-replica_each_checkpoint (struct replica *r, size_t max,
+replica_each_checkpoint (struct replica *r, unsigned disk, size_t max,
                          int (*fn) (void *opaque, uint64_t number),
                          void *opaque)
 {
   size_t n = journal_checkpoints (r->journal, NULL, 0);
   CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
+  uint64_t joined = r->disks[disk].joined;
 
   {
     SCOPED_LOCK (&r->lock);
@@ -168,7 +187,7 @@ replica_each_checkpoint (struct replica *r, size_t max,
     return -1;
   n = MIN (n, journal_checkpoints (r->journal, list, n));
   for (size_t i = n; i > 0 && n - i < max; i--)
-    if (fn (opaque, list[i - 1].id) == -1)
+    if (list[i - 1].id >= joined && fn (opaque, list[i - 1].id) == -1)
       return -1;
   return 0;
 }
@@ -224,6 +243,28 @@ admit_locked (struct replica *r, const struct replica_export *e, bool write)
   }
   errno = EIO;
   return -1;
+}
+
+bool
+disk_is_fresh_locked (const struct replica *r, unsigned disk)
+{
+  return !r->has_checkpoint || r->checkpoint.id < r->disks[disk].joined;
+}
+
+bool
+copying_locked (const struct replica *r, unsigned disk)
+{
+  return !r->closed && disk_is_fresh_locked (r, disk) &&
+    (r->state == JOURNAL_SYNCING || r->state == JOURNAL_RESYNCING);
+}
+
+bool
+copying_any_locked (const struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (copying_locked (r, i))
+      return true;
+  return false;
 }
 
 void
@@ -284,7 +325,7 @@ route_begin (struct replica *r, const struct replica_export *e,
 
   if (r->state == JOURNAL_PROMOTED && r->direct)
     *route = ROUTE_DIRECT;
-  else if (r->state == JOURNAL_SYNCING && !r->closed)
+  else if (copying_locked (r, e->disk))
     *route = ROUTE_THROUGH;
   else
     *route = ROUTE_SPECULATE;

@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A backing image: the raw file or block device that holds a disk's written-out content.
+/* A backing image: the raw file, block device or NBD export that holds a disk's written-out content.
  *
- * Threads: any, except backing_close.  Errors: -1 with errno.
+ * FLUSH.  What was written before backing_flush began is durable when that returns 0.  A server of
+ * an NBD export may die between a write that it has acknowledged and a flush, and come
+ * back without the write: once that may have happened, writes and flushes fail until
+ * backing_restart is called.
+ *
+ * Threads: any, except backing_close.  Errors: -1 with errno, never ECANCELED, EAGAIN, EBADMSG or ESHUTDOWN,
+ * which mean something to the callers.
  */
 #ifndef MCBUF_REPLICA_BACKING_H
 #define MCBUF_REPLICA_BACKING_H
@@ -15,8 +21,9 @@
 
 struct backing;
 
-/* Open PATH read-write.  With CREATE a missing image is made, sparse, of SIZE bytes; one that
- * is there must have that size.  Takes QEMU's image locks, for as long as it is open.
+/* Open PATH, a file or an NBD URI, read-write.  With CREATE a missing file is made, sparse, of SIZE
+ * bytes; an image that is there must have that size.  Takes QEMU's image locks of a file, for as
+ * long as it is open.
  */
 extern int backing_open (const struct io_fs *fs, const char *path, bool create,
                          uint64_t size, struct backing **backing,
@@ -24,11 +31,19 @@ extern int backing_open (const struct io_fs *fs, const char *path, bool create,
 extern void backing_close (struct backing *b);  /* NULL is allowed */
 
 extern uint64_t backing_size (const struct backing *b);
-extern const char *backing_path (const struct backing *b);
+extern const char *backing_path (const struct backing *b);      /* or URI */
+/* Does what was written and not flushed outlive this process, as the host's page cache does? */
+extern bool backing_outlives (const struct backing *b);
+
+/* Is there still something at PATH (or URI), where an image once was?  1, 0, -1 when that
+ * cannot be told.
+ */
+extern int backing_exists (const struct io_fs *fs, const char *path);
 
 /* Ranges lie within the image. */
 extern int backing_pread (struct backing *b, void *buf, size_t len,
                           uint64_t off);
+/* IOV is changed as a side effect. */
 extern int backing_pwritev (struct backing *b, struct iovec *iov, int n,
                             uint64_t off);
 /* Make it read as zeroes: a hole with MAY_TRIM where that can be.  With FAST, ENOTSUP rather than
@@ -41,5 +56,12 @@ extern int backing_cache (struct backing *b, uint64_t len, uint64_t off);
 /* How far does what begins at OFF go?  *HOLE tells what it is; *LEN at most MAX. */
 extern int backing_extent (struct backing *b, uint64_t off, uint64_t max,
                            uint64_t *len, bool *hole);
+
+/* Whatever was written since the last good flush is about to be written again, or matters
+ * no more: what of it a server has lost is no error from here on.
+ */
+extern void backing_restart (struct backing *b);
+/* The replica stops: from now on a server that gives no answer for some seconds is given up. */
+extern void backing_stop (struct backing *b);
 
 #endif /* MCBUF_REPLICA_BACKING_H */

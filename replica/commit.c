@@ -30,7 +30,8 @@ change_closed (struct journal_state *state, void *opaque)
 
   state_epoch (state, sealed + 1);
   state->closed = true;
-  state->watermark.id = sealed;         /* what the images will hold when they are durable */
+  if (!state->has_checkpoint)
+    state->watermark.id = sealed;       /* what the images will hold when they are durable */
 }
 
 static int
@@ -79,7 +80,7 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
       return refuse_state_locked (r, "seal", err);
     open = speculation_open_number (r->spec);
     if (open + 1 <= r->epoch_limit && speculation_seal (r->spec) == 0) {
-      close_copy = r->state == JOURNAL_SYNCING && !r->closed;
+      close_copy = copying_any_locked (r);
       r->closing = close_copy;
       if (close_copy)
         r->closed_epoch = open;
@@ -213,12 +214,15 @@ committed_locked (struct replica *r, uint64_t number, uint64_t time)
   pthread_cond_signal (&r->work);
 }
 
-/* The first copy is whole: wait for writes that were still on their way to
- * the images when it was closed, then make the images durable.
+/* The first copy, of all disks or of those that have joined, is whole: wait for writes that
+ * were still on their way to the images when it was closed, then make the images durable.
  */
 static int
 finish_copy (struct replica *r, struct mcerror *err)
 {
+  bool fresh[JOURNAL_MAX_DISKS] = { false };
+  bool joined;
+
   {
     SCOPED_LOCK (&r->lock);
 
@@ -226,20 +230,23 @@ finish_copy (struct replica *r, struct mcerror *err)
     while (r->through > 0)
       pthread_cond_wait (&r->changed, &r->lock);
     r->want_idle--;
-    if (r->state != JOURNAL_SYNCING)
+    if (!takes_writes (r->state))
       return refuse_state_locked (r, "commit", err);
+    joined = r->has_checkpoint;
+    for (unsigned i = 0; i < r->ndisks; i++)
+      fresh[i] = disk_is_fresh_locked (r, i);
   }
   for (unsigned i = 0; i < r->ndisks; i++)
-    if (backing_flush (r->disks[i].backing) == -1) {
+    if (fresh[i] && backing_flush (r->disks[i].backing) == -1) {
       int saved = errno;
 
       replica_hole (r, saved, backing_path (r->disks[i].backing));
       errno = EIO;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot commit: %s: cannot make the first copy durable: %s: "
-                          "mend the cause, then use resync overwrite",
+                          "mend the cause, then use resync%s",
                           backing_path (r->disks[i].backing),
-                          strerror (saved));
+                          strerror (saved), joined ? "" : " overwrite");
     }
   return 0;
 }
@@ -306,7 +313,7 @@ commit_turn (struct replica *r, const struct commit_request *req,
   struct journal_checkpoint cp = { .time = host_time_ns () };
   struct journal_commit commit = { .kind = JOURNAL_REC_COMMIT };
   struct commit_change change = { .commit = &commit, .checkpoint = &cp };
-  bool first;
+  bool first, copy = false;
   int result = check_commit (r, req, answer, err);
 
   if (result != 0)
@@ -319,11 +326,13 @@ commit_turn (struct replica *r, const struct commit_request *req,
   {
     SCOPED_LOCK (&r->lock);
     first = r->state == JOURNAL_SYNCING;
+    for (unsigned i = 0; i < r->ndisks; i++)
+      copy = copy || disk_is_fresh_locked (r, i);
     change.open = speculation_open_number (r->spec);
   }
   if (make_dirty (r) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: the journal failed: %m");
-  if (first && finish_copy (r, err) == -1)
+  if (copy && finish_copy (r, err) == -1)
     return -1;
 
   /* A hole that came to light meanwhile voids what was sealed before it: the

@@ -13,7 +13,7 @@
 
 #include "replica/internal.h"
 
-static const char *
+const char *
 show_name (const char *name)
 {
   return name[0] ? name : "(unnamed)";
@@ -30,6 +30,7 @@ fill_config (struct replica *r, struct journal_config *config,
     snprintf (disks[i].path, sizeof disks[i].path, "%s",
               backing_path (r->disks[i].backing));
     disks[i].size = r->disks[i].size;
+    disks[i].joined = r->disks[i].joined;
   }
   return 0;
 }
@@ -110,12 +111,12 @@ static int
 check_path (struct replica *r, const struct journal_disk *was,
             const struct disk *is, bool *moved, struct mcerror *err)
 {
-  struct io_file *old;
+  int exists;
 
   if (strcmp (was->path, backing_path (is->backing)) == 0)
     return 0;
-  if (io_open (r->fs, was->path, O_RDONLY, 0, &old) == 0) {
-    io_close (old);
+  exists = backing_exists (r->fs, was->path);
+  if (exists == 1) {
     errno = EINVAL;
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: this journal belongs to another image: disk %s is %s, not %s: "
@@ -123,12 +124,77 @@ check_path (struct replica *r, const struct journal_disk *was,
                         r->dir, show_name (was->name), was->path,
                         backing_path (is->backing));
   }
-  if (errno != ENOENT && errno != ENOTDIR)
+  if (exists == -1)
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: cannot see whether the image of disk %s has moved from there: %m",
                         was->path, show_name (was->name));
   *moved = true;
   return 0;
+}
+
+static void
+add_name (char *text, size_t size, const char *name)
+{
+  size_t n = strlen (text);
+
+  snprintf (text + n, size - n, "%s%s", n ? ", " : "", show_name (name));
+}
+
+/* The names of both sides, each missing on the other. */
+int
+check_disk_names (const struct replica_params *params,
+             const struct journal_config *config, struct mcerror *err)
+{
+  char missing[256] = "", surplus[256] = "", way[256] = "";
+
+  for (unsigned i = 0; i < config->ndisks; i++) {
+    bool named = false;
+
+    for (unsigned k = 0; k < params->ndisks && !named; k++)
+      named = strcmp (params->disks[k].name, config->disks[i].name) == 0;
+    if (!named) {
+      size_t n = strlen (way);
+
+      add_name (missing, sizeof missing, config->disks[i].name);
+      snprintf (way + n, sizeof way - n, " remove-disk=%s", config->disks[i].name);
+    }
+  }
+  for (unsigned k = 0; k < params->ndisks; k++) {
+    bool known = false;
+
+    for (unsigned i = 0; i < config->ndisks && !known; i++)
+      known = strcmp (params->disks[k].name, config->disks[i].name) == 0;
+    if (!known) {
+      size_t n = strlen (way);
+
+      add_name (surplus, sizeof surplus, params->disks[k].name);
+      snprintf (way + n, sizeof way - n, " add-disk=%s", params->disks[k].name);
+    }
+  }
+  if (!missing[0] && !surplus[0])
+    return 0;
+  errno = EINVAL;
+  return mcerror_set (err, MCEXIT_USAGE,
+                      "%s: %s%s%s%s%s%s: name the disks as before, or change the set with%s",
+                      params->dir,
+                      missing[0] ? "this journal has disk " : "", missing,
+                      missing[0] ? ", which is not named" : "",
+                      missing[0] && surplus[0] ? "; " : "",
+                      surplus[0] ? "it has no disk " : "", surplus, way);
+}
+
+/* R's disks in the order of the journal, whose extents name them by number. */
+static void
+put_in_order (struct replica *r, const struct journal_config *config)
+{
+  for (unsigned i = 0; i < config->ndisks; i++)
+    for (unsigned k = i + 1; k < r->ndisks; k++)
+      if (strcmp (r->disks[k].name, config->disks[i].name) == 0) {
+        struct disk other = r->disks[i];
+
+        r->disks[i] = r->disks[k];
+        r->disks[k] = other;
+      }
 }
 
 int
@@ -137,33 +203,21 @@ check_config (struct replica *r, struct mcerror *err)
   const struct journal_config *config = journal_get_config (r->journal);
   bool moved = false;
 
+  put_in_order (r, config);
   for (unsigned i = 0; i < config->ndisks; i++) {
     const struct journal_disk *was = &config->disks[i];
-    const struct disk *is = NULL;
+    struct disk *is = &r->disks[i];
 
-    /* The same disks in the same order: extents name them by number. */
-    if (i < r->ndisks && strcmp (r->disks[i].name, was->name) == 0)
-      is = &r->disks[i];
+    is->joined = was->joined;
     errno = EINVAL;
-    if (is == NULL)
-      return mcerror_set (err, MCEXIT_USAGE,
-                          "%s: this journal's disk %u is %s (%s): name the disks as when the journal was made, "
-                          "or use another journal=", r->dir, i + 1,
-                          show_name (was->name), was->path);
     if (is->size != was->size)
       return mcerror_set (err, MCEXIT_USAGE,
-                          "%s: disk %s has %" PRIu64 " bytes, but had %" PRIu64 " when the journal was made: "
-                          "restore its size, or begin a new replica with another journal=",
-                          backing_path (is->backing), show_name (was->name), is->size, was->size);
+                          "%s: disk %s has %" PRIu64 " bytes, but had %" PRIu64 " when it joined the replica: "
+                          "restore its size, or let it leave with remove-disk=%s and join again",
+                          backing_path (is->backing), show_name (was->name), is->size, was->size,
+                          was->name);
     if (check_path (r, was, is, &moved, err) == -1)
       return -1;
-  }
-  if (r->ndisks > config->ndisks) {
-    errno = EINVAL;
-    return mcerror_set (err, MCEXIT_USAGE,
-                        "%s: disk %s is not in this journal: name the disks as when the journal was made, "
-                        "or use another journal=", r->dir,
-                        show_name (r->disks[config->ndisks].name));
   }
   if (moved) {
     CLEANUP_FREE struct journal_disk *disks = calloc (r->ndisks, sizeof *disks);
@@ -177,4 +231,3 @@ check_config (struct replica *r, struct mcerror *err)
   }
   return 0;
 }
-

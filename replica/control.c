@@ -172,6 +172,14 @@ verb_promote (struct replica *r, char *args, struct answer *a)
                        "seconds", p.latency_ns / 1e9,
                        "drained", (int) p.drained,
                        "already", (int) p.already);
+  if (a->json) {
+    json_t *without = without_json (r);
+
+    if (without && json_object_set_new (a->json, "without", without) == -1) {
+      json_decref (a->json);
+      a->json = NULL;
+    }
+  }
   return 0;
 }
 

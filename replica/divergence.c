@@ -33,13 +33,14 @@ struct header {
   uint8_t boot_id[HOST_ID_LEN];
   le64 generation;
   le32 known, clean;
-  le32 reserved;
+  le32 layout;                  /* crc of the sizes of the disks, 64 bits each */
   le32 crc;                     /* of what is before */
 };
 
 struct divergence {
   struct io_file *file;
   uint64_t generation;
+  uint32_t layout;
   struct divergence *older;     /* of an earlier promote; somebody may still look at it */
   bool known;                   /* under the replica's lock, as is why */
   char why[160];                /* it is not known */
@@ -77,6 +78,9 @@ divergence_new (struct replica *r, uint64_t generation)
     return NULL;
   d->generation = generation;
   for (unsigned i = 0; i < r->ndisks; i++) {
+    le64 size = put64 (r->disks[i].size);
+
+    d->layout = crc32c (&size, sizeof size, d->layout);
     d->ndisks = i + 1;
     d->disk[i].n = DIV_UP (r->disks[i].size, (uint64_t) DIVERGENCE_REGION);
     d->disk[i].at = at;
@@ -103,7 +107,8 @@ static int
 write_header (struct replica *r, struct divergence *d, bool known, bool clean)
 {
   struct header h = { .generation = put64 (d->generation),
-                      .known = put32 (known), .clean = put32 (clean) };
+                      .known = put32 (known), .clean = put32 (clean),
+                      .layout = put32 (d->layout) };
 
   memcpy (h.magic, MAGIC, sizeof h.magic);
   memcpy (h.id, journal_get_config (r->journal)->id, sizeof h.id);
@@ -293,12 +298,13 @@ load_regions (struct divergence *d)
 }
 
 static bool
-is_ours (struct replica *r, const struct header *h)
+is_ours (struct replica *r, const struct divergence *d, const struct header *h)
 {
   return memcmp (h->magic, MAGIC, sizeof h->magic) == 0 &&
     get32 (h->crc) == crc32c (h, offsetof (struct header, crc), 0) &&
     memcmp (h->id, journal_get_config (r->journal)->id, sizeof h->id) == 0 &&
-    get64 (h->generation) == r->generation && get32 (h->known);
+    get64 (h->generation) == r->generation && get32 (h->known) &&
+    get32 (h->layout) == d->layout;
 }
 
 struct divergence *
@@ -311,7 +317,7 @@ divergence_load (struct replica *r)
 
   if (path == NULL || d == NULL ||
       io_open (r->fs, path, O_RDWR, 0, &d->file) == -1 ||
-      io_pread (d->file, &h, sizeof h, 0) == -1 || !is_ours (r, &h) ||
+      io_pread (d->file, &h, sizeof h, 0) == -1 || !is_ours (r, d, &h) ||
       host_boot_id (boot_id) == -1 ||
       (!get32 (h.clean) && memcmp (boot_id, h.boot_id, sizeof boot_id) != 0) ||
       load_regions (d) == -1)

@@ -223,7 +223,11 @@ drain_map (struct drain *d, const struct map *map)
   for (size_t p = 0; p < nparts && result == 0; p++) {
     b->load = p > 0;
     for (size_t i = starts[p]; i < starts[p + 1] && result == 0; i++) {
-      touched[runs[i].disk] = true;
+      if (!touched[runs[i].disk]) {
+        touched[runs[i].disk] = true;
+        /* MAP has all that was written there since the last good flush. */
+        backing_restart (d->disks[runs[i].disk].backing);
+      }
       result = runs[i].zero ? add_zero (b, &runs[i]) : add_data (b, &runs[i]);
     }
     if (result == 0)

@@ -133,12 +133,20 @@ write_window (struct replica *r, struct catalog *c)
                          state.checkpoint.id);
 }
 
+/* Are seals to be expected, that want something prepared? */
+static bool
+seals_locked (struct replica *r)
+{
+  return (r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
+          r->state == JOURNAL_RESYNCING) && !r->clean && !r->stopping;
+}
+
 void *
 house_main (void *replica)
 {
   struct replica *r = replica;
   struct catalog *c = NULL;
-  bool rebuilt, complained = false, first = true, last = false;
+  bool rebuilt, complained = false, failed = false, first = true, last = false;
 
   /* Whatever a busy or killed catalog missed is in the journal. */
   if (catalog_open (r->dir, journal_get_config (r->journal)->id, &c,
@@ -156,7 +164,7 @@ house_main (void *replica)
       SCOPED_LOCK (&r->lock);
 
       if (r->events == NULL && !r->stopping && r->discarded == NULL &&
-          speculation_spares_wanted (r->spec) == 0) {
+          !(seals_locked (r) && !failed && speculation_spares_wanted (r->spec) > 0)) {
         uint64_t ns = host_monotonic_ns () + IDLE_MS * UINT64_C (1000000);
         struct timespec ts = { .tv_sec = ns / 1000000000,
                                .tv_nsec = ns % 1000000000 };
@@ -168,13 +176,12 @@ house_main (void *replica)
       r->discarded = NULL;
       note = discarded != NULL;
       last = r->stopping;
-      seals = !last && (r->state == JOURNAL_SYNCING ||
-                        r->state == JOURNAL_PROTECTED ||
-                        r->state == JOURNAL_RESYNCING) && !r->clean;
+      seals = seals_locked (r);
     }
     if (note)
       divergence_finish (r, discarded);
-    if (seals && replica_prepare_seal (r) == -1 && !complained) {
+    failed = seals && replica_prepare_seal (r) == -1;
+    if (failed && !complained) {
       replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
       complained = true;
     }

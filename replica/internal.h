@@ -53,6 +53,7 @@ struct disk {
   uint64_t size;
   struct backing *backing;
   struct scratch *scratch;      /* under the replica's lock; NULL: none */
+  uint64_t joined;              /* checkpoints before this one do not have the disk */
   _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
 };
 
@@ -85,7 +86,7 @@ struct replica {
   unsigned parked;              /* refused writes that wait for a move to end */
   bool moving;                  /* promote or resync changes the state: who would act on it waits */
   bool clean;                   /* the clean mark is on: take it off before a write is acknowledged */
-  bool closing, closed;         /* syncing: being closed, was closed by a seal */
+  bool closing, closed;         /* the first copy: being closed, was closed by a seal */
   uint64_t closed_epoch;        /* … of this epoch */
   bool direct;                  /* promoted: drained, the backing images are the disk */
   bool drained;                 /* … and the journal knows it */
@@ -132,7 +133,8 @@ struct replica {
 
   pthread_t wo_thread, house_thread;
   bool running;
-  bool by_hand;                 /* a test that runs no threads; close it as if it had */
+  bool by_hand;                 /* no threads run; close it as if they had */
+  bool once;                    /* write-out does not try again */
   void (*shutdown) (void);
 };
 
@@ -182,8 +184,20 @@ extern char *real_path (const struct io_fs *fs, const char *path);
 extern int replica_create (struct replica *r,
                            const struct replica_params *params,
                            struct mcerror *err);
-/* Are the disks those that the journal knows? */
+/* Are the names those of the disks that CONFIG knows? */
+extern int check_disk_names (const struct replica_params *params,
+                        const struct journal_config *config,
+                        struct mcerror *err);
+/* Are the images?  Puts the disks into the journal's order. */
 extern int check_config (struct replica *r, struct mcerror *err);
+/* What messages call the disk that has no name. */
+extern const char *show_name (const char *name);
+/* PATH made absolute; the last component need not exist.  Malloced. */
+extern char *absolute_path (const struct io_fs *fs, const char *path,
+                            struct mcerror *err);
+/* regroup.c: disks join and leave, as PARAMS say, if they have not yet. */
+extern int replica_regroup (const struct replica_params *params,
+                            struct mcerror *err);
 /* Go on from what the journal, and perhaps shared memory, hold. */
 extern int revive (struct replica *r, const struct replica_params *params,
                    struct mcerror *err);
@@ -221,6 +235,12 @@ extern int replica_find_disk (struct replica *r, const char *name, size_t len,
                               unsigned *disk);
 extern int admit_locked (struct replica *r, const struct replica_export *e,
                          bool write);
+
+/* Has no checkpoint DISK? */
+extern bool disk_is_fresh_locked (const struct replica *r, unsigned disk);
+/* Is the first copy of DISK being made, straight into its image?  Of any disk? */
+extern bool copying_locked (const struct replica *r, unsigned disk);
+extern bool copying_any_locked (const struct replica *r);
 
 /* --- read.c --------------------------------------------------------------- */
 

@@ -12,4 +12,7 @@ extern json_t *checkpoint_json (const struct journal_checkpoint *cp);
 /* JSON (may be NULL; its reference is taken) as one line, malloced.  NULL with ENOMEM. */
 extern char *json_line (json_t *json);
 
+/* Names of the disks that the last checkpoint does not have; NULL: it has all (or no memory). */
+extern json_t *without_json (struct replica *r);
+
 #endif /* MCBUF_REPLICA_JSON_H */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/uri.h"
 #include "replica/internal.h"
 
 #define STOP_MS 10000           /* how long a stop waits for requests under way */
@@ -17,13 +18,15 @@
 char *
 real_path (const struct io_fs *fs, const char *path)
 {
-  /* Only the host's file systems have links and a working directory. */
-  return fs == &io_posix ? realpath (path, NULL) : strdup (path);
+  /* Only the host's file systems have links and a working directory; a URI is
+   * the same everywhere.
+   */
+  return fs == &io_posix && !uri_is_nbd (path) ? realpath (path, NULL) :
+    strdup (path);
 }
 
-/* PATH made absolute; the last component need not exist.  Malloced. */
-static char *
-absolute (const struct io_fs *fs, const char *path, struct mcerror *err)
+char *
+absolute_path (const struct io_fs *fs, const char *path, struct mcerror *err)
 {
   char *real = real_path (fs, path);
   CLEANUP_FREE char *dir = NULL;
@@ -75,7 +78,7 @@ open_disks (struct replica *r, const struct replica_params *params,
   for (unsigned i = 0; i < params->ndisks; i++) {
     const struct replica_disk_params *p = &params->disks[i];
     struct disk *d = &r->disks[i];
-    CLEANUP_FREE char *path = absolute (params->fs, p->path, err);
+    CLEANUP_FREE char *path = absolute_path (params->fs, p->path, err);
 
     if (path == NULL)
       return -1;
@@ -189,12 +192,19 @@ replica_open (const struct replica_params *params, struct replica **replica,
     mcerror_set (err, MCEXIT_USAGE, "%s: cannot look for a journal: %m", params->dir);
     goto error;
   }
+  if (exists && replica_regroup (params, err) == -1)
+    goto error;
+  if (exists &&
+      (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
+       check_disk_names (params, journal_get_config (r->journal), err) == -1))
+    goto error;
   if (open_disks (r, params, exists, err) == -1)
     goto error;
-  if (!exists && replica_create (r, params, err) == -1)
+  if (!exists &&
+      (replica_create (r, params, err) == -1 ||
+       journal_open (params->fs, params->dir, &r->journal, err) == -1))
     goto error;
-  if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
-      check_config (r, err) == -1)
+  if (check_config (r, err) == -1)
     goto error;
   /* Before anything is in shared memory that a start which fails would leave there. */
   if (params->control) {
@@ -296,6 +306,29 @@ change_clean (struct journal_state *state, void *opaque)
   state->clean = true;
 }
 
+/* Make the images durable that are written to straight.  -1: they are not, and that is noted. */
+static int
+save_images (struct replica *r, enum journal_replica_state state)
+{
+  bool straight[JOURNAL_MAX_DISKS] = { false };
+
+  {
+    SCOPED_LOCK (&r->lock);
+    for (unsigned i = 0; i < r->ndisks; i++)
+      straight[i] = state == JOURNAL_PROMOTED ? !disk_is_fresh_locked (r, i) :
+        disk_is_fresh_locked (r, i);
+  }
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (straight[i] && backing_flush (r->disks[i].backing) == -1) {
+      /* The next server's sync would not see the error again. */
+      if (state != JOURNAL_PROMOTED)
+        replica_hole (r, errno, backing_path (r->disks[i].backing));
+      errno = EIO;
+      return -1;
+    }
+  return 0;
+}
+
 /* Save what is speculative and set the clean mark.  0 when the next start goes on from here. */
 static int
 save (struct replica *r)
@@ -321,20 +354,13 @@ save (struct replica *r)
   }
   switch (state) {
   case JOURNAL_SYNCING:
+  case JOURNAL_PROTECTED:
+  case JOURNAL_RESYNCING:
   case JOURNAL_PROMOTED:
     if (state == JOURNAL_PROMOTED && !direct && promoted_flush_turn (r) == -1)
       return -1;
-    for (unsigned i = 0; i < r->ndisks; i++)
-      if (backing_flush (r->disks[i].backing) == -1) {
-        /* The next server's sync would not see the error again. */
-        if (state == JOURNAL_SYNCING)
-          replica_hole (r, errno, backing_path (r->disks[i].backing));
-        errno = EIO;
-        return -1;
-      }
-    break;
-  case JOURNAL_PROTECTED:
-  case JOURNAL_RESYNCING:
+    if (save_images (r, state) == -1)
+      return -1;
     break;
   case JOURNAL_STALE:
   case JOURNAL_FAILED:
@@ -385,6 +411,8 @@ replica_stop (struct replica *r)
 
   control_close (r->control);
   r->control = NULL;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    backing_stop (r->disks[i].backing);
   if (!r->running && !r->by_hand)
     /* Nothing was acknowledged, so nothing is missing that was not before. */
     saved_all = r->clean;

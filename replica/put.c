@@ -303,7 +303,7 @@ put_edges (struct put *p, uint64_t len, uint64_t off)
      * the first copy has to be there before the sector is read.
      */
     r->want_idle++;
-    while (r->through > 0 && !r->stopping)
+    while (disk_is_fresh_locked (r, p->disk) && r->through > 0 && !r->stopping)
       pthread_cond_wait (&r->changed, &r->lock);
     r->want_idle--;
     p->rmw = (struct rmw) { .disk = p->disk,
@@ -357,8 +357,8 @@ put_publish (struct put *p, const struct replica_export *e)
     rmw_remove_locked (p);
     return -1;
   }
-  if (r->state == JOURNAL_SYNCING && !r->closed) {
-    /* A resync overwrite came in between: this belongs into the image now. */
+  if (copying_locked (r, p->disk)) {
+    /* A resync came in between: this belongs into the image now. */
     journal_uncredit (r->journal, p->n, p->blocks);
     rmw_remove_locked (p);
     errno = EAGAIN;
@@ -425,7 +425,8 @@ put_compare (struct put *p, const uint8_t *data, uint64_t len, uint64_t off)
 
   {
     SCOPED_LOCK (&r->lock);
-    p->compared = r->state == JOURNAL_RESYNCING;
+    p->compared = r->state == JOURNAL_RESYNCING &&
+      !disk_is_fresh_locked (r, p->disk);
     p->moves = r->moves;
   }
   return p->compared ?

@@ -222,6 +222,9 @@ open_images (struct recovery *rec)
     CLEANUP_FREE char *real = real_path (rec->params->fs, other ? other : was->path);
 
     disks[i] = *was;
+    rec->ndisks = i + 1;
+    if (was->joined > rec->chosen.id)
+      continue;                 /* it joined later */
     if (real == NULL)
       return mcerror_set (rec->err, MCEXIT_USAGE,
                           "%s: %m: if the image of disk %s has moved, use --disk=%s:PATH",
@@ -234,7 +237,6 @@ open_images (struct recovery *rec)
       moved = true;
       snprintf (disks[i].path, sizeof disks[i].path, "%s", real);
     }
-    rec->ndisks = i + 1;
     if (backing_open (rec->params->fs, real, false, 0,
                       &rec->disks[i].backing, rec->err) == -1)
       return -1;
@@ -514,7 +516,13 @@ write_out (struct recovery *rec, uint64_t *written)
 static void
 fill_result (struct recovery *rec, struct recover_result *result)
 {
+  const struct journal_config *config = journal_get_config (rec->j);
+
   journal_get_state (rec->j, &rec->state);
+  for (unsigned i = 0; i < config->ndisks; i++)
+    if (config->disks[i].joined > rec->chosen.id)
+      memcpy (result->without[result->nwithout++], config->disks[i].name,
+              sizeof result->without[0]);
   result->checkpoint = rec->chosen;
   result->discarded_bytes = rec->state.discarded_bytes;
   result->discarded_epochs = rec->state.discarded_epochs;

@@ -29,6 +29,9 @@ struct recover_result {
   uint64_t discarded_bytes, discarded_epochs;
   uint64_t written_bytes;
   uint64_t generation;
+  /* Disks that joined later and are not part of it: their images are left alone. */
+  char without[JOURNAL_MAX_DISKS][JOURNAL_NAME_MAX + 1];
+  unsigned nwithout;
   const char *state;                    /* a word of DESIGN.md, static */
   double seconds;
 };

@@ -39,6 +39,9 @@ struct replica_params {
   const char *dir;              /* the journal directory */
   const struct replica_disk_params *disks;
   unsigned ndisks;
+  /* Disks that may join or leave a replica that is there, by name. */
+  const char *const *add, *const *remove;
+  unsigned nadd, nremove;
   uint64_t journal_size;        /* 0: the default; only looked at when the journal is made */
   uint64_t buffer;              /* staging, bytes; 0: the default */
   struct replica_history history;
@@ -103,8 +106,8 @@ extern int replica_open_export (struct replica *r, const char *name,
 extern void replica_close_export (struct replica *r,
                                   struct replica_export *export);
 
-/* Call FN for the number of each checkpoint that can be looked at, newest first, at most MAX. */
-extern int replica_each_checkpoint (struct replica *r, size_t max,
+/* Call FN for the number of each checkpoint of DISK that can be looked at, newest first, at most MAX. */
+extern int replica_each_checkpoint (struct replica *r, unsigned disk, size_t max,
                                     int (*fn) (void *opaque, uint64_t number),
                                     void *opaque);
 

@@ -18,6 +18,7 @@ change_resync (struct journal_state *state, void *opaque)
   state_epoch (state, *(uint64_t *) opaque);
   state->state = JOURNAL_RESYNCING;
   state->clean = false;
+  state->closed = false;        /* disks that have joined are copied anew */
   state->void_epoch = *(uint64_t *) opaque - 1;
 }
 
@@ -71,8 +72,8 @@ check_resync_locked (struct replica *r, bool overwrite, struct mcerror *err)
   return refuse_locked (r, "unknown state", err);
 }
 
-/* For an overwrite: no cycle of write-out, and no write that is still on its
- * way to an image, may come after the new copy has begun.  Called while
+/* For an overwrite, or with a disk that has joined: no cycle of write-out, and no write that is
+ * still on its way to an image, may come after the new copy has begun.  Called while
  * moving, so that none begins.
  */
 static int
@@ -92,6 +93,15 @@ come_to_rest_locked (struct replica *r, struct mcerror *err)
   return refuse_locked (r, "writes to a backing image do not come to an end: mend it, or restart the server", err);
 }
 
+static bool
+has_fresh_locked (const struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (disk_is_fresh_locked (r, i))
+      return true;
+  return false;
+}
+
 /* With the turn, moving. */
 static int
 resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
@@ -103,7 +113,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     SCOPED_LOCK (&r->lock);
 
     if (check_resync_locked (r, overwrite, err) == -1 ||
-        (overwrite && come_to_rest_locked (r, err) == -1))
+        ((overwrite || has_fresh_locked (r)) &&
+         come_to_rest_locked (r, err) == -1))
       return -1;
     open = speculation_open_number (r->spec) + 1;
   }
@@ -135,6 +146,10 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     r->lost = r->closed = r->direct = r->drained = r->drain_hold = false;
     r->clean = false;
     r->moves++;
+    /* Their content is copied anew. */
+    for (unsigned i = 0; i < r->ndisks; i++)
+      if (overwrite || disk_is_fresh_locked (r, i))
+        backing_restart (r->disks[i].backing);
     if (overwrite) {
       r->has_checkpoint = false;
       r->checkpoint = (struct journal_checkpoint) { .id = 0 };

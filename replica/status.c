@@ -73,24 +73,6 @@ latency_json (uint64_t *latency, unsigned n)
                     (json_int_t) p99, "max", (json_int_t) max);
 }
 
-static json_t *
-disks_json (struct replica *r)
-{
-  json_t *list = json_array ();
-
-  for (unsigned i = 0; list && i < r->ndisks; i++) {
-    json_t *d = json_pack ("{s:s, s:I, s:s}", "name", r->disks[i].name, "size",
-                           (json_int_t) r->disks[i].size, "backing",
-                           backing_path (r->disks[i].backing));
-
-    if (d == NULL || json_array_append_new (list, d) == -1) {
-      json_decref (list);
-      return NULL;
-    }
-  }
-  return list;
-}
-
 /* What is read under the lock in one go. */
 struct snapshot {
   enum journal_replica_state state;
@@ -98,6 +80,7 @@ struct snapshot {
   uint64_t generation, open, written_out;
   bool has_checkpoint, drained, yields;
   unsigned views;
+  uint64_t fresh;               /* a bit for each disk that no checkpoint has */
   struct journal_checkpoint checkpoint;
   struct speculation_stat spec;
   struct writeout_stat wo;
@@ -123,11 +106,32 @@ take_snapshot (struct replica *r, struct snapshot *s)
   s->views = 0;
   for (const struct view *v = r->views; v; v = v->next)
     s->views += v->users;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    s->fresh |= (uint64_t) disk_is_fresh_locked (r, i) << i;
   speculation_get_stat (r->spec, &s->spec);
   writeout_get_stat (r->wo, &s->wo);
   s->connections = r->connections;
   s->nlatency = MIN (r->nlatency, (unsigned) LATENCIES);
   memcpy (s->latency, r->latency, s->nlatency * sizeof s->latency[0]);
+}
+
+static json_t *
+disks_json (struct replica *r, const struct snapshot *s)
+{
+  json_t *list = json_array ();
+
+  for (unsigned i = 0; list && i < r->ndisks; i++) {
+    json_t *d = json_pack ("{s:s, s:I, s:s, s:b}", "name", r->disks[i].name, "size",
+                           (json_int_t) r->disks[i].size, "backing",
+                           backing_path (r->disks[i].backing), "covered",
+                           (int) !(s->fresh >> i & 1));
+
+    if (d == NULL || json_array_append_new (list, d) == -1) {
+      json_decref (list);
+      return NULL;
+    }
+  }
+  return list;
 }
 
 /* What the operator should know first. */
@@ -186,7 +190,7 @@ status_json (struct replica *r)
     "sealed_epochs", (json_int_t) s->spec.sealed,
     "checkpoint", s->has_checkpoint ? checkpoint_json (&s->checkpoint) : json_null (),
     "written_out", s->has_checkpoint ? json_integer (s->written_out) : json_null (),
-    "disks", disks_json (r),
+    "disks", disks_json (r, s),
     "speculation", "bytes", (json_int_t) s->spec.bytes,
                    "extents", (json_int_t) s->spec.extents,
     "writeout", "bytes", (json_int_t) s->wo.bytes,
@@ -246,6 +250,22 @@ divergence_json (struct replica *r, unsigned disk, uint64_t from)
                                "ranges", ranges,
                                "next", known && at < size ?
                                  json_integer (at) : json_null ()));
+}
+
+json_t *
+without_json (struct replica *r)
+{
+  json_t *list = NULL;
+  SCOPED_LOCK (&r->lock);
+
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (r->has_checkpoint && disk_is_fresh_locked (r, i) &&
+        ((list == NULL && (list = json_array ()) == NULL) ||
+         json_array_append_new (list, json_string (r->disks[i].name)) == -1)) {
+      json_decref (list);
+      return NULL;
+    }
+  return list;
 }
 
 /* MAX (0: none) bytes at most: what does not fit is left out, oldest first, and said. */

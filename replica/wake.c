@@ -73,6 +73,32 @@ empty_speculation (struct replica *r, uint64_t open)
   return r->spec == NULL ? -1 : 0;
 }
 
+static bool
+has_fresh (const struct replica *r, const struct journal_state *state)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (!state->has_checkpoint || state->checkpoint.id < r->disks[i].joined)
+      return true;
+  return false;
+}
+
+/* Writes of a first copy went straight to the images and nobody has flushed them: are
+ * they there all the same?
+ */
+static bool
+copy_is_whole (const struct replica *r, const struct journal_state *state,
+               bool same_boot)
+{
+  if (state->clean)
+    return true;
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if ((!state->has_checkpoint ||
+         state->checkpoint.id < r->disks[i].joined) &&
+        !backing_outlives (r->disks[i].backing))
+      return false;
+  return same_boot;
+}
+
 /* Which state does the replica wake up in?  Fills reason; keeps *STATE's meaning otherwise.
  * WHY what there was could not be taken over, "" when there was nothing.
  */
@@ -121,8 +147,8 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
       "this host went down";
   switch (state->state) {
   case JOURNAL_SYNCING:
-    if (state->closed ? !whole :
-        took == JOURNAL_TOOK_BAD || !(state->clean || same_boot)) {
+    if ((state->closed ? !whole : took == JOURNAL_TOOK_BAD) ||
+        !copy_is_whole (r, state, same_boot)) {
       state->state = JOURNAL_STALE;
       r->lost = true;
       set_reason_locked (r, "the first copy was cut short and parts of it may be lost (%s): "
@@ -135,11 +161,22 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     break;
   case JOURNAL_PROTECTED:
   case JOURNAL_RESYNCING:
-    if (!whole) {
+    if (whole && has_fresh (r, state) && !copy_is_whole (r, state, same_boot)) {
+      state->state = JOURNAL_STALE;
+      r->lost = true;
+      set_reason_locked (r, "%s", "the copy of a disk that has joined was cut short and parts of it may be lost: "
+                         "start it anew after the verb resync");
+    }
+    else if (!whole) {
       state->state = JOURNAL_STALE;
       r->lost = true;
       set_reason_locked (r, "acknowledged writes since the last checkpoint are lost (%s): "
                          "start a new full mirror after the verb resync", why);
+    }
+    else if (has_fresh (r, state)) {
+      state->state = JOURNAL_RESYNCING;
+      set_reason_locked (r, "%s", "a disk has joined and is being copied; the last checkpoint, "
+                         "which does not have it, stays recoverable");
     }
     else if (state->state == JOURNAL_RESYNCING)
       set_reason_locked (r, "%s", "a new full copy runs; the last checkpoint stays recoverable");

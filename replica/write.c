@@ -152,7 +152,7 @@ replica_flush (struct replica *r, const struct replica_export *e)
     if (admit_locked (r, e, true) == -1)
       return -1;
     image = r->state == JOURNAL_PROMOTED ? r->direct :
-      r->state == JOURNAL_SYNCING;
+      r->state == JOURNAL_SYNCING || copying_locked (r, e->disk);
     /* Counted, for the kernel reports a lost page only once: a first commit must
      * not sync the image between our error and the hole that it is.
      */

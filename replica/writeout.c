@@ -190,11 +190,13 @@ drain_until_done (struct replica *r, const struct map *map)
       replica_fail (r, "reading the journal", journal_failed (r->journal));
       return -1;
     }
-    if (r->wo_error[0] == '\0')
+    if (r->wo_error[0] == '\0' && !r->once)
       replica_log (r, REPLICA_LOG_ERROR, "write-out pauses: %s: %s; it goes on by itself "
                    "once that is mended",
                    d.failed_path ? d.failed_path : r->dir, strerror (errno));
     set_error (r, &d, errno);
+    if (r->once)
+      return -1;
     SCOPED_LOCK (&r->lock);
     until = host_monotonic_ns () + wait * UINT64_C (1000000);
     while (!r->stopping && !r->hold_writeout && host_monotonic_ns () < until) {

@@ -235,6 +235,12 @@ class Test:
         self._names += 1
         return self.path("%s%d" % (stem, self._names))
 
+    def port(self):
+        """A TCP port of this host that nobody listens on just now."""
+        with socket.socket(socket.AF_INET) as s:
+            s.bind(("localhost", 0))
+            return s.getsockname()[1]
+
     def spawn(self, argv, env=None, preload=(), output=None, ours=False):
         out = open(output or os.devnull, "wb")
         p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out,

@@ -8,7 +8,6 @@
  */
 #include "config.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 
 #include <libnbd.h>
 
+#include "common/library.h"
 #include "tools/client.h"
 
 #define LIBRARY "libnbd.so.0"
@@ -37,7 +37,6 @@ struct nbd_functions {
 };
 
 struct nbd_client {
-  void *library;
   struct nbd_functions nbd;
   struct nbd_handle *h;
   const char *target;
@@ -57,31 +56,24 @@ nbd_client_close (void *handle)
       (void) n->nbd.aio_disconnect (n->h, 0);
     n->nbd.close (n->h);
   }
-  if (n->library)
-    (void) dlclose (n->library);
   free (n);
 }
 
 static int
 load (struct nbd_client *n, struct mcerror *err)
 {
-  const char *missing = NULL;
-
-  n->library = dlopen (LIBRARY, RTLD_NOW | RTLD_LOCAL);
-  if (n->library == NULL)
-    return mcerror_set (err, MCEXIT_USAGE, "%s: cannot load %s: %s: install "
-                        "libnbd, or give the journal directory on the "
-                        "server's own host", n->target, LIBRARY, dlerror ());
-#define F(name)                                                         \
-  *(void **) &n->nbd.name = dlsym (n->library, "nbd_" #name);           \
-  if (n->nbd.name == NULL)                                              \
-    missing = "nbd_" #name;
-  NBD_FUNCTIONS (F)
+  const struct library_function fn[] = {
+#define F(name) { "nbd_" #name, &n->nbd.name },
+    NBD_FUNCTIONS (F)
 #undef F
-  if (missing)
-    return mcerror_set (err, MCEXIT_USAGE, "%s: %s has no %s: install libnbd "
-                        "1.14 or newer", n->target, LIBRARY, missing);
-  return 0;
+  };
+  const char *why;
+
+  if (library_load (LIBRARY, fn, sizeof fn / sizeof fn[0], &why) == 0)
+    return 0;
+  return mcerror_set (err, MCEXIT_USAGE, "%s: cannot load %s: %s: install "
+                      "libnbd 1.14 or newer, or give the journal directory on "
+                      "the server's own host", n->target, LIBRARY, why);
 }
 
 /* Why libnbd failed; it says which of its functions and what errno. */

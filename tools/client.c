@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/uri.h"
 #include "tools/client.h"
 #include "tools/secret.h"
 
@@ -24,22 +25,7 @@ struct client {
 bool
 client_is_uri (const char *target)
 {
-  static const char letters[] = "abcdefghijklmnopqrstuvwxyz";
-
-  /* nbd[s][+TRANSPORT]:// */
-  if (strncmp (target, "nbd", 3) != 0)
-    return false;
-  target += 3;
-  if (*target == 's')
-    target++;
-  if (*target == '+') {
-    size_t n = strspn (target + 1, letters);
-
-    if (n == 0)
-      return false;
-    target += 1 + n;
-  }
-  return strncmp (target, "://", 3) == 0;
+  return uri_is_nbd (target);
 }
 
 /* Give the server the secret, if there is one. */

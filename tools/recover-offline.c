@@ -56,7 +56,7 @@ list (const struct options *o, const struct recover_params *params)
 static json_t *
 result_json (const struct recover_result *result)
 {
-  return json_pack ("{s:I,s:s?,s:I,s:I,s:I,s:I,s:s,s:f}",
+  json_t *object = json_pack ("{s:I,s:s?,s:I,s:I,s:I,s:I,s:s,s:f}",
                     "checkpoint", (json_int_t) result->checkpoint.id,
                     "label", result->checkpoint.label[0]
                              ? result->checkpoint.label : NULL,
@@ -66,6 +66,21 @@ result_json (const struct recover_result *result)
                     "generation", (json_int_t) result->generation,
                     "state", result->state,
                     "seconds", result->seconds);
+  json_t *without = result->nwithout > 0 ? json_array () : NULL;
+
+  for (unsigned i = 0; without && i < result->nwithout; i++)
+    if (json_array_append_new (without, json_string (result->without[i])) == -1) {
+      json_decref (without);
+      without = NULL;
+    }
+  if (result->nwithout > 0 &&
+      (object == NULL || without == NULL ||
+       json_object_set (object, "without", without) == -1)) {
+    json_decref (object);
+    object = NULL;
+  }
+  json_decref (without);
+  return object;
 }
 
 int

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/uri.h"
 #include "tools/recover.h"
 #include "tools/render.h"
 #include "tools/tool.h"
@@ -111,7 +112,7 @@ recover_put_result (json_t *result, const struct options *o, const char *next)
   return status;
 }
 
-/* --disk=[NAME:]PATH, as the plugin reads disk=: without a NAME it is the
+/* --disk=[NAME:]PATH or URI, as the plugin reads disk=: without a NAME it is the
  * unnamed disk.  Returns -1 to go on, otherwise the exit code.
  */
 static int
@@ -124,13 +125,16 @@ parse_disk (char *arg, struct options *o)
   struct recover_disk *disks;
   const char *name = "", *path = arg;
 
-  if (arg[n] == ':') {
+  if (arg[n] == ':' && !uri_is_nbd (arg)) {
     arg[n] = '\0';
     name = arg;
     path = arg + n + 1;
   }
   if (*path == '\0')
     return tool_usage_error ("--disk=%s:%s gives no path", name, path);
+  if (uri_is_nbd (path) && uri_relative_path (path))
+    return tool_usage_error ("--disk=%s:%s: %s= must be an absolute path", name,
+                             path, uri_relative_path (path));
   for (unsigned i = 0; i < o->ndisks; i++)
     if (strcmp (o->disks[i].name, name) == 0)
       return tool_usage_error ("--disk names disk \"%s\" twice", name);

@@ -297,6 +297,9 @@ render_status (FILE *fp, const json_t *status, const char *target)
       fputs (", ", fp);
       tool_put_safe (fp, backing);
     }
+    if (json_is_false (json_object_get (disk, "covered")) &&
+        !json_is_null (render_find (status, "checkpoint")))
+      fputs (", not in the last checkpoint", fp);
     putc ('\n', fp);
   }
 }

@@ -178,6 +178,8 @@ render_recovered (FILE *fp, const json_t *reply, bool would)
   uint64_t epochs = 0, bytes = 0, written = 0, generation = 0;
   char discarded[RENDER_SIZE_STRLEN], out[RENDER_SIZE_STRLEN];
   double seconds = json_number_value (json_object_get (reply, "seconds"));
+  const json_t *disk;
+  size_t i;
 
   (void) render_number (reply, "discarded_epochs", &epochs);
   (void) render_number (reply, "discarded_bytes", &bytes);
@@ -198,6 +200,13 @@ render_recovered (FILE *fp, const json_t *reply, bool would)
              render_size (bytes, discarded), epochs, epochs == 1 ? "" : "s",
              would ? "to discard" : "discarded");
   putc ('\n', fp);
+  json_array_foreach (json_object_get (reply, "without"), i, disk) {
+    const char *name = json_string_value (disk);
+
+    fputs ("disk ", fp);
+    tool_put_safe (fp, name && *name ? name : "(default)");
+    fputs (" joined later and is not part of it: its image must not be used\n", fp);
+  }
 }
 
 static void

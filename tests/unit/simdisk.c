@@ -14,7 +14,7 @@
 #include "unit/simdisk.h"
 #include "unit/simpages.h"
 
-#define MAX_FILES 16
+#define MAX_FILES 96
 
 /* A write that was not synced, as whole sectors: what the cache held of them then. */
 struct pending {

@@ -11,7 +11,9 @@
 #include "common/cleanup.h"
 #include "common/crc.h"
 #include "common/host.h"
+#include "common/library.h"
 #include "common/mcerror.h"
+#include "common/uri.h"
 #include "unit/unit.h"
 
 #define S UINT64_C (1000000000)
@@ -308,6 +310,49 @@ leave (bool early)
   return 1;
 }
 
+START_TEST (test_uri)
+{
+  static const char *const uris[] = { "nbd://h", "nbds://h/x", "nbd+unix:///?socket=/s",
+                                      "nbds+unix:///?socket=/s", "nbd+vsock://2/" };
+  static const char *const paths[] = { "", "nbd", "nbd:x", "nbd:/x", "/nbd://x", "nbdx://h",
+                                       "nbd+://h", "nbd+Unix://h", "http://h", "./nbd://h" };
+  static const char *const relative[][2] = {
+    { "nbd+unix:///?socket=s", "socket" },
+    { "nbds://h/?tls-psk-file=keys&x=/", "tls-psk-file" },
+    { "nbds+unix:///?socket=/s&tls-certificates=pki", "tls-certificates" },
+    { "nbds+unix:///?socket=/s;tls-certificates=pki", "tls-certificates" },
+    { "nbd+unix:///?socket=", "socket" },
+  };
+  static const char *const absolute[] = { "nbd://h/socket=s", "nbd+unix:///x?socket=/s",
+                                          "nbd+unix:///?socket=%2Fs", "nbd+unix:///?socket=%2fs",
+                                          "nbd://h/?xsocket=s", "nbds://h/?tls-psk-file=/k&socket=/s" };
+
+  for (size_t i = 0; i < sizeof uris / sizeof uris[0]; i++)
+    ck_assert_msg (uri_is_nbd (uris[i]), "%s", uris[i]);
+  for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+    ck_assert_msg (!uri_is_nbd (paths[i]), "%s", paths[i]);
+  for (size_t i = 0; i < sizeof relative / sizeof relative[0]; i++)
+    ck_assert_pstr_eq (uri_relative_path (relative[i][0]), relative[i][1]);
+  for (size_t i = 0; i < sizeof absolute / sizeof absolute[0]; i++)
+    ck_assert_ptr_null (uri_relative_path (absolute[i]));
+}
+END_TEST
+
+START_TEST (test_library)
+{
+  size_t (*length) (const char *) = NULL, (*none) (const char *) = NULL;
+  const struct library_function fn[] = { { "strlen", &length }, { "no_such_function", &none } };
+  const char *why = NULL;
+
+  ck_assert_int_eq (library_load ("libc.so.6", fn, 1, &why), 0);
+  ck_assert_uint_eq (length ("four"), 4);
+  ck_assert_int_eq (library_load ("libc.so.6", fn, 2, &why), -1);
+  ck_assert_ptr_nonnull (strstr (why, "no_such_function"));
+  ck_assert_int_eq (library_load ("libno-such-library.so.0", fn, 1, &why), -1);
+  ck_assert_ptr_nonnull (strstr (why, "libno-such-library.so.0"));
+}
+END_TEST
+
 START_TEST (test_cleanup)
 {
   EXPECT (leave (true) == -1 && errno == EXDEV);
@@ -339,6 +384,8 @@ main (void)
   tcase_add_test (tc, test_time_both_ways);
   tcase_add_test (tc, test_time_today);
   tcase_add_test (tc, test_mcerror);
+  tcase_add_test (tc, test_uri);
+  tcase_add_test (tc, test_library);
   tcase_add_test (tc, test_cleanup);
   suite_add_tcase (s, tc);
   return unit_run (s);

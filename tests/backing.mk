@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Backing images by NBD, groups of disks, limits.
+
+backing_tests = \
+	nbd/test-mcbuf-backing-kill.py \
+	nbd/test-mcbuf-backing-nbd.py \
+	nbd/test-mcbuf-groups.py \
+	nbd/test-mcbuf-limits.py \
+	$(NULL)
+TESTS += $(backing_tests)
+EXTRA_DIST += \
+	$(backing_tests) \
+	libstore.py \
+	$(NULL)
+
+# On a simulated disk; see torture.mk for what the linker replaces.
+TESTS += unit/test-replica-groups
+check_PROGRAMS += unit/test-replica-groups
+unit_test_replica_groups_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	unit/test-replica-groups.c \
+	unit/torture-host.c \
+	unit/torture.h \
+	unit/unit.c \
+	unit/unit.h \
+	$(NULL)
+unit_test_replica_groups_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
+unit_test_replica_groups_LDADD = $(REPLICA_LIBS)
