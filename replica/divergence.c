@@ -212,15 +212,11 @@ mark_map (struct divergence *d, const struct map *map)
 }
 
 void
-divergence_finish (struct replica *r, struct epoch *discarded)
+divergence_finish (struct replica *r, struct divergence *d,
+                   struct epoch *discarded)
 {
-  struct divergence *d;
   int result = 0;
 
-  {
-    SCOPED_LOCK (&r->lock);
-    d = r->divergence;
-  }
   while (discarded) {
     struct epoch *older = discarded->older;
 

@@ -158,6 +158,7 @@ house_main (void *replica)
   while (!last) {
     struct house_event *list;
     struct epoch *discarded;
+    struct divergence *where;
     bool seals, note;
 
     {
@@ -174,12 +175,13 @@ house_main (void *replica)
       list = take_events_locked (r);
       discarded = r->discarded;
       r->discarded = NULL;
+      where = r->discarded_for;
       note = discarded != NULL;
       last = r->stopping;
       seals = seals_locked (r);
     }
     if (note)
-      divergence_finish (r, discarded);
+      divergence_finish (r, where, discarded);
     failed = seals && replica_prepare_seal (r) == -1;
     if (failed && !complained) {
       replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");

@@ -106,7 +106,8 @@ struct replica {
   bool history_yields;          /* the journal runs short */
   struct view *views;
   struct divergence *divergence;        /* of the last promote; NULL: none that is known */
-  struct epoch *discarded;      /* by it, to be noted there */
+  struct epoch *discarded;      /* by it, to be noted there … */
+  struct divergence *discarded_for;     /* … which is this (NULL: nowhere) */
   bool scratch_held;            /* promote has all scratches for itself */
   struct rmw *rmws;
 
@@ -379,8 +380,9 @@ extern struct divergence *divergence_begin (struct replica *r,
 /* With the promote, before the state changes.  Takes D (may be NULL).  WHOLE: nothing is missing. */
 extern void divergence_install_locked (struct replica *r, struct divergence *d,
                                        bool whole);
-/* Mark what DISCARDED holds, free it, and from then on it is known. */
-extern void divergence_finish (struct replica *r, struct epoch *discarded);
+/* Mark what DISCARDED holds in D (may be NULL), free it, and from then on D is known. */
+extern void divergence_finish (struct replica *r, struct divergence *d,
+                               struct epoch *discarded);
 /* What a server before this one left; NULL: nothing that can be relied on. */
 extern struct divergence *divergence_load (struct replica *r);
 /* At a clean stop. */

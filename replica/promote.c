@@ -162,9 +162,18 @@ hand_over_speculation (struct replica *r, struct epoch *more)
   last->older = more;
   {
     SCOPED_LOCK (&r->lock);
-    assert (r->discarded == NULL);
+    struct epoch *unused = r->discarded;        /* of an earlier promote, which is over */
+
     r->discarded = taken;
+    r->discarded_for = r->divergence;
     pthread_cond_signal (&r->chores);
+    taken = unused;
+  }
+  while (taken) {
+    struct epoch *older = taken->older;
+
+    epoch_free (taken);
+    taken = older;
   }
   return journal_discard (r->journal);
 }

@@ -414,7 +414,7 @@ note_divergence (struct recovery *rec, struct epoch *ranges)
   if (replay_map (rec->j, rec->chosen.id, UINT64_MAX, ranges, &newest, &damage) == 0) {
     r.divergence = divergence_begin (&r, rec->state.generation + 1);
     if (r.divergence) {
-      divergence_finish (&r, ranges);
+      divergence_finish (&r, r.divergence, ranges);
       ranges = NULL;
       divergence_save (&r);
       divergence_free (r.divergence);
