@@ -11,6 +11,8 @@ failover_tests = \
 	nbd/test-mcbuf-control.py \
 	nbd/test-mcbuf-drain.py \
 	nbd/test-mcbuf-fencing.py \
+	nbd/test-mcbuf-owners.py \
+	nbd/test-mcbuf-qemu-failover.py \
 	nbd/test-mcbuf-secret.py \
 	nbd/test-mcbuf-tls.py \
 	nbd/test-mcbuf-upgrade.py \

@@ -27,7 +27,9 @@ class Primary:
                          "vote-threshold=1,children.0.driver=raw,"
                          "children.0.file.filename=%s" % (i, image)]
             else:
-                argv += ["-drive", "if=none,id=d%d,format=raw,discard=%s,"
+                # Without auto-read-only=off each write by qemu-io opens the image anew, and reads of
+                # a job that are under way get EBADF.
+                argv += ["-drive", "if=none,id=d%d,format=raw,discard=%s,auto-read-only=off,"
                          "detect-zeroes=off,file=%s" % (i, discard, image)]
         self.log = test.unique("log")
         self.process = test.spawn(argv, output=self.log)

@@ -301,7 +301,7 @@ def test_promote_races_commit(test):
     rng = seeded(test.name)
     server = replica(test)
     first = {"commit": 0, "seal": 0, "write": 0}
-    total, rounds, generation = 0, count("ROUNDS", 60 // SLOW), 1
+    total, rounds, generation = 0, count("ROUNDS", 40 // SLOW), 1
     while generation <= rounds or (first["commit"] == 0 and generation <= 20 * rounds):
         generation += 1
         what, written, n = race(server, rng, generation)
