@@ -13,6 +13,8 @@ from libmcbuf import check, done, equal, main, nbd_errno
 from libstates import Run, check_refusal, only, unchanged
 from state_table import VERBS, parse
 
+# What changes nothing of the replica's, done or refused.
+IDLE = ("status", "list", "commit epoch=COMMITTED", "reset NAME@scratch")
 BY_NBD = ("seal", "commit", "status", "list", "resync")
 
 
@@ -81,7 +83,7 @@ def check_done(replica, event, cell, reply):
         return
     committed = effect(replica, event, reply)
     replica.check_state(cell[1:] if cell != "ok" else None)
-    if event not in ("status", "list", "commit epoch=COMMITTED"):
+    if event not in IDLE:
         replica.check_recovery(committed)
 
 
@@ -110,8 +112,7 @@ def ways(event):
 
 def shared(event, cell):
     """Changes nothing, so the next may have the same replica."""
-    return unchanged if cell in ("2", "3") or event in ("status", "list",
-                                                        "commit epoch=COMMITTED") else None
+    return unchanged if cell in ("2", "3") or event in IDLE else None
 
 
 def test_verbs(_):
