@@ -369,8 +369,8 @@ carry_out (struct damage *d, const struct command *c)
     break;
   case DAMAGE_BAD:
     d->journal = true;
-    simdisk_bad (d->disk, WORLD_JOURNAL, block_offset (b) + c->value % 8 * 512,
-                 512 * (1 + (c->value >> 8) % 16));
+    d->bad_off = block_offset (b) + c->value % 8 * 512;
+    d->bad_len = 512 * (1 + (c->value >> 8) % 16);
     break;
   case DAMAGE_ACKED_XOR: case DAMAGE_ACKED_SET: case DAMAGE_ACKED_LOST:
   case DAMAGE_ACKED_CUT: case DAMAGE_ACKED_MEND:
@@ -417,4 +417,13 @@ damage_apply (struct damage *d, const uint8_t *data, size_t size)
     data += DAMAGE_COMMAND;
     size -= DAMAGE_COMMAND;
   }
+}
+
+struct simdisk *
+damage_copy (const struct damage *d)
+{
+  struct simdisk *disk = world_copy (d->disk);
+
+  simdisk_bad (disk, WORLD_JOURNAL, d->bad_off, d->bad_len);
+  return disk;
 }

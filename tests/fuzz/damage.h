@@ -42,6 +42,7 @@ struct damage {
   struct simdisk *disk;         /* changed in place */
   bool journal, acked, image;   /* were touched */
   bool forged;
+  uint64_t bad_off, bad_len;    /* of the journal: cannot be read */
   unsigned boot;
   bool has_to;
   char to[300];
@@ -49,5 +50,8 @@ struct damage {
 
 /* Carry out SIZE bytes of commands. */
 extern void damage_apply (struct damage *d, const uint8_t *data, size_t size);
+
+/* A copy of the damaged disk, bad sectors and all. */
+extern struct simdisk *damage_copy (const struct damage *d);
 
 #endif /* MCBUF_TESTS_FUZZ_DAMAGE_H */

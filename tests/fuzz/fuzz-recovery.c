@@ -61,34 +61,12 @@ check_error (const struct mcerror *err)
         err->text);
 }
 
-/* Is the journal of both as it reads the same? */
 static bool
-same_journal (struct simdisk *a, struct simdisk *b)
+same_images (struct simdisk *a, struct simdisk *b)
 {
-  static uint8_t bytes[2][1 << 20];
-  uint64_t size = simdisk_size (a, WORLD_JOURNAL);
-
-  if (simdisk_size (b, WORLD_JOURNAL) != size)
-    return false;
-  for (uint64_t at = 0; at < size; at += sizeof bytes[0]) {
-    world_read (a, WORLD_JOURNAL, bytes[0], sizeof bytes[0], at);
-    world_read (b, WORLD_JOURNAL, bytes[1], sizeof bytes[1], at);
-    if (memcmp (bytes[0], bytes[1], sizeof bytes[0]) != 0)
+  for (unsigned d = 0; d < WORLD_DISKS; d++)
+    if (!simdisk_same (a, b, world_path[d]))
       return false;
-  }
-  return true;
-}
-
-static bool
-same_images (struct simdisk *disk, const struct images *v, struct simdisk *as)
-{
-  for (unsigned d = 0; d < WORLD_DISKS; d++) {
-    uint64_t size = simdisk_size (as, world_path[d]);
-
-    if (simdisk_size (disk, world_path[d]) != size ||
-        !simdisk_equals (disk, world_path[d], v->disk[d], MIN (size, world_size[d])))
-      return false;
-  }
   return true;
 }
 
@@ -96,7 +74,7 @@ same_images (struct simdisk *disk, const struct images *v, struct simdisk *as)
 static void
 look (const struct damage *d)
 {
-  struct simdisk *disk = world_copy (d->disk);
+  struct simdisk *disk = damage_copy (d);
   struct recover_params p = params (d, disk);
   struct recover_result result;
   struct journal_checkpoint *list = NULL;
@@ -114,10 +92,8 @@ look (const struct damage *d)
     check_error (&err);
   if (recover_verify (&p, &result, &err) == -1)
     check_error (&err);
-  HOLDS (same_journal (disk, d->disk), "a look has changed the journal");
-  for (unsigned i = 0; i < WORLD_DISKS; i++)
-    HOLDS (simdisk_size (disk, world_path[i]) ==
-          simdisk_size (d->disk, world_path[i]), "a look has changed an image");
+  HOLDS (simdisk_same (disk, d->disk, WORLD_JOURNAL), "a look has changed the journal");
+  HOLDS (same_images (disk, d->disk), "a look has changed an image");
   simdisk_free (disk);
 }
 
@@ -145,32 +121,31 @@ recover (const struct damage *d, struct simdisk *disk, bool twice)
 {
   struct recover_params p = params (d, disk);
   struct recover_result first, second;
-  struct images before, after;
+  struct simdisk *before = world_copy (disk), *after;
   struct mcerror err = { 0 };
 
-  world_images (disk, &before);
   if (recover_run (&p, &first, &err) == -1) {
     check_error (&err);
-    HOLDS (err.code == MCEXIT_PARTIAL || same_images (disk, &before, d->disk),
+    HOLDS (err.code == MCEXIT_PARTIAL || same_images (disk, before),
           "code %d, and the images have changed: %s", (int) err.code, err.text);
     HOLDS (d->journal || d->acked || d->image || d->has_to || d->forged ||
           err.code == d->w->code, "no damage, and code %d: %s", (int) err.code,
           err.text);
-    images_free (&before);
+    simdisk_free (before);
     return;
   }
   check_recovered (d, disk, first.checkpoint.id);
   if (twice) {
-    world_images (disk, &after);
+    after = world_copy (disk);
     HOLDS (recover_run (&p, &second, &err) == 0,
           "recovered, and then code %d: %s", (int) err.code, err.text);
     HOLDS (second.checkpoint.id == first.checkpoint.id &&
           second.generation == first.generation &&
           strcmp (first.state, second.state) == 0, "another answer");
-    HOLDS (same_images (disk, &after, d->disk), "recovered again, and changed");
-    images_free (&after);
+    HOLDS (same_images (disk, after), "recovered again, and changed");
+    simdisk_free (after);
   }
-  images_free (&before);
+  simdisk_free (before);
 }
 
 /* A verb's answer: an object, or a refusal with its code. */
@@ -194,7 +169,7 @@ ask (struct replica *r, const char *line)
 static void
 serve (const struct damage *d, uint8_t what)
 {
-  struct simdisk *disk = world_copy (d->disk);
+  struct simdisk *disk = damage_copy (d);
   struct replica *r;
   struct mcerror err = { 0 };
   struct damage then = *d;
@@ -256,7 +231,7 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   if (what & SERVE)
     serve (&d, what);
   else {
-    struct simdisk *disk = world_copy (d.disk);
+    struct simdisk *disk = damage_copy (&d);
 
     recover (&d, disk, what & TWICE);
     simdisk_free (disk);

@@ -10,6 +10,8 @@
 
 #include "fuzz/fuzz.h"
 
+FUZZ_ASAN_OPTIONS
+
 #ifndef MCBUF_LIBFUZZER
 
 #define DEADLINE 60             /* seconds that one input may take */

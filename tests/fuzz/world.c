@@ -98,13 +98,6 @@ images_take (struct images *v, uint64_t id, uint8_t *const disk[WORLD_DISKS])
   }
 }
 
-void
-images_free (struct images *v)
-{
-  for (unsigned d = 0; d < WORLD_DISKS; d++)
-    free (v->disk[d]);
-}
-
 bool
 world_images_are (struct simdisk *disk, const struct images *v)
 {
@@ -113,17 +106,6 @@ world_images_are (struct simdisk *disk, const struct images *v)
         !simdisk_equals (disk, world_path[d], v->disk[d], world_size[d]))
       return false;
   return true;
-}
-
-void
-world_images (struct simdisk *disk, struct images *v)
-{
-  v->id = 0;
-  for (unsigned d = 0; d < WORLD_DISKS; d++) {
-    v->disk[d] = malloc (world_size[d]);
-    HOLDS (v->disk[d], "out of memory");
-    world_read (disk, world_path[d], v->disk[d], world_size[d], 0);
-  }
 }
 
 /* --- a server --- */

@@ -63,8 +63,5 @@ extern void world_write (struct simdisk *disk, const char *path,
                          const void *buf, size_t len, uint64_t off);
 /* Are DISK's images V, of their old size? */
 extern bool world_images_are (struct simdisk *disk, const struct images *v);
-/* What the images hold now, malloced. */
-extern void world_images (struct simdisk *disk, struct images *v);
-extern void images_free (struct images *v);
 
 #endif /* MCBUF_TESTS_FUZZ_WORLD_H */
