@@ -6,7 +6,7 @@ FUZZERS = recovery
 
 fuzz_replay = fuzz/fuzz.h fuzz/replay.c
 fuzz_world = \
-	$(fuzz_replay) \
+	fuzz/fuzz.h \
 	fuzz/world.c \
 	fuzz/world.h \
 	unit/simdisk.c \
@@ -18,7 +18,7 @@ fuzz_world = \
 	$(NULL)
 # The simulated host, as in torture.mk.
 fuzz_world_wrap = \
-	$(AM_LDFLAGS) $(FUZZER_LDFLAGS) \
+	$(AM_LDFLAGS) \
 	-Wl,--wrap=calloc \
 	-Wl,--wrap=free \
 	-Wl,--wrap=host_boot_id \
@@ -34,6 +34,7 @@ fuzz_world_wrap = \
 check_PROGRAMS += fuzz/fuzz-recovery
 TESTS += fuzz/fuzz-recovery
 fuzz_fuzz_recovery_SOURCES = \
+	$(fuzz_replay) \
 	$(fuzz_world) \
 	fuzz/damage.c \
 	fuzz/damage.h \
@@ -47,5 +48,20 @@ fuzz_fuzz_recovery_CPPFLAGS = \
 	-DFUZZ_CORPUS='"$(srcdir)/fuzz/corpus/recovery"' \
 	-DFUZZ_INVARIANTS='"1,2,3,6,7"' \
 	$(NULL)
-fuzz_fuzz_recovery_LDFLAGS = $(fuzz_world_wrap)
+fuzz_fuzz_recovery_LDFLAGS = $(fuzz_world_wrap) $(FUZZER_LDFLAGS)
 fuzz_fuzz_recovery_LDADD = $(REPLICA_LIBS)
+
+# What they have found, as tests that a person can read.
+check_PROGRAMS += unit/test-recovery-found
+TESTS += unit/test-recovery-found
+unit_test_recovery_found_SOURCES = \
+	$(fuzz_world) \
+	fuzz/damage.c \
+	fuzz/damage.h \
+	unit/format-fields.c \
+	unit/format-fields.h \
+	unit/test-recovery-found.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+unit_test_recovery_found_LDFLAGS = $(fuzz_world_wrap)
+unit_test_recovery_found_LDADD = $(REPLICA_LIBS)
