@@ -2,7 +2,7 @@
 # Fuzzers.  In make check they run their corpus; "make fuzz" at the top builds
 # them with libFuzzer and lets them look for more.
 
-FUZZERS = recovery
+FUZZERS = control params recovery reply
 
 fuzz_replay = fuzz/fuzz.h fuzz/replay.c
 fuzz_world = \
@@ -50,6 +50,52 @@ fuzz_fuzz_recovery_CPPFLAGS = \
 	$(NULL)
 fuzz_fuzz_recovery_LDFLAGS = $(fuzz_world_wrap) $(FUZZER_LDFLAGS)
 fuzz_fuzz_recovery_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += fuzz/fuzz-control
+TESTS += fuzz/fuzz-control
+fuzz_fuzz_control_SOURCES = \
+	$(fuzz_replay) \
+	$(fuzz_world) \
+	../plugin/params.c \
+	fuzz/fuzz-control.c \
+	fuzz/nbdkit-stubs.c \
+	fuzz/nbdkit-stubs.h \
+	$(NULL)
+fuzz_fuzz_control_CPPFLAGS = \
+	$(AM_CPPFLAGS) $(NBDKIT_CFLAGS) \
+	-DFUZZ_NAME='"fuzz-control"' \
+	-DFUZZ_CORPUS='"$(srcdir)/fuzz/corpus/control"' \
+	-DFUZZ_INVARIANTS='"1,8,10"' \
+	$(NULL)
+fuzz_fuzz_control_LDFLAGS = $(fuzz_world_wrap) $(FUZZER_LDFLAGS)
+fuzz_fuzz_control_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += fuzz/fuzz-params
+TESTS += fuzz/fuzz-params
+fuzz_fuzz_params_SOURCES = \
+	$(fuzz_replay) \
+	fuzz/fuzz-params.c \
+	fuzz/nbdkit-stubs.c \
+	fuzz/nbdkit-stubs.h \
+	$(NULL)
+fuzz_fuzz_params_CPPFLAGS = \
+	$(AM_CPPFLAGS) $(NBDKIT_CFLAGS) \
+	-DFUZZ_NAME='"fuzz-params"' \
+	-DFUZZ_CORPUS='"$(srcdir)/fuzz/corpus/params"' \
+	$(NULL)
+fuzz_fuzz_params_LDFLAGS = $(AM_LDFLAGS) $(FUZZER_LDFLAGS)
+fuzz_fuzz_params_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += fuzz/fuzz-reply
+TESTS += fuzz/fuzz-reply
+fuzz_fuzz_reply_SOURCES = $(fuzz_replay) fuzz/fuzz-reply.c
+fuzz_fuzz_reply_CPPFLAGS = \
+	$(AM_CPPFLAGS) \
+	-DFUZZ_NAME='"fuzz-reply"' \
+	-DFUZZ_CORPUS='"$(srcdir)/fuzz/corpus/reply"' \
+	$(NULL)
+fuzz_fuzz_reply_LDFLAGS = $(AM_LDFLAGS) $(FUZZER_LDFLAGS)
+fuzz_fuzz_reply_LDADD = $(top_builddir)/tools/libtools.la $(JANSSON_LIBS)
 
 # What they have found, as tests that a person can read.
 check_PROGRAMS += unit/test-recovery-found

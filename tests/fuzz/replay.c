@@ -69,8 +69,12 @@ main (int argc, char *argv[])
   else
     run_dir (FUZZ_CORPUS);
   HOLDS (runs > 0, "%s: no input", FUZZ_CORPUS);
-  printf ("TRIED invariant=%s test=%s what=\"inputs of the corpus\" n=%lu\n",
+#ifdef FUZZ_INVARIANTS
+  printf ("TRIED invariant=%s test=%s what=\"inputs of a corpus\" n=%lu\n",
           FUZZ_INVARIANTS, FUZZ_NAME, runs);
+#else
+  printf ("%s: %lu inputs of a corpus\n", FUZZ_NAME, runs);
+#endif
   return 0;
 }
 
