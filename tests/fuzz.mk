@@ -4,6 +4,38 @@
 
 FUZZERS = control params recovery reply
 
+# Which of DESIGN.md's invariants they attack.
+FUZZ_CONTROL = 1,8,10
+FUZZ_RECOVERY = 1,2,3,6,7
+
+fuzz_programs = $(FUZZERS:%=fuzz/fuzz-%)
+
+# With libFuzzer only.  What a fuzzer finds goes to found/: inputs that reach
+# new code to a folder of their own, failures beside it.
+FUZZ_SECONDS = 60
+.PHONY: fuzz fuzz-merge
+fuzz: $(fuzz_programs)
+	@status=0; for f in $(FUZZERS); do \
+	    $(MKDIR_P) fuzz/found/$$f; \
+	    log=fuzz/found/$$f.log; \
+	    fuzz/fuzz-$$f -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4000 \
+	        -print_final_stats=1 -artifact_prefix=fuzz/found/$$f- \
+	        fuzz/found/$$f $(srcdir)/fuzz/corpus/$$f >$$log 2>&1 || \
+	        { tail -n 60 $$log; status=1; }; \
+	    case $$f in \
+	        recovery) of="$(FUZZ_RECOVERY)";; control) of="$(FUZZ_CONTROL)";; *) of=-;; \
+	    esac; \
+	    n=`sed -n 's/^stat::number_of_executed_units: *//p' $$log`; \
+	    echo "TRIED invariant=$$of test=fuzz-$$f what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
+	        tee -a $$log; \
+	done; exit $$status
+fuzz-merge: $(fuzz_programs)
+	@for f in $(FUZZERS); do \
+	    $(MKDIR_P) fuzz/found/$$f && \
+	    fuzz/fuzz-$$f -merge=1 $(srcdir)/fuzz/corpus/$$f fuzz/found/$$f || exit; \
+	done
+EXTRA_DIST += fuzz/corpus fuzz/seeds.py
+
 fuzz_replay = fuzz/fuzz.h fuzz/replay.c
 fuzz_world = \
 	fuzz/fuzz.h \
@@ -46,7 +78,7 @@ fuzz_fuzz_recovery_CPPFLAGS = \
 	$(AM_CPPFLAGS) \
 	-DFUZZ_NAME='"fuzz-recovery"' \
 	-DFUZZ_CORPUS='"$(srcdir)/fuzz/corpus/recovery"' \
-	-DFUZZ_INVARIANTS='"1,2,3,6,7"' \
+	-DFUZZ_INVARIANTS='"$(FUZZ_RECOVERY)"' \
 	$(NULL)
 fuzz_fuzz_recovery_LDFLAGS = $(fuzz_world_wrap) $(FUZZER_LDFLAGS)
 fuzz_fuzz_recovery_LDADD = $(REPLICA_LIBS)
@@ -65,7 +97,7 @@ fuzz_fuzz_control_CPPFLAGS = \
 	$(AM_CPPFLAGS) $(NBDKIT_CFLAGS) \
 	-DFUZZ_NAME='"fuzz-control"' \
 	-DFUZZ_CORPUS='"$(srcdir)/fuzz/corpus/control"' \
-	-DFUZZ_INVARIANTS='"1,8,10"' \
+	-DFUZZ_INVARIANTS='"$(FUZZ_CONTROL)"' \
 	$(NULL)
 fuzz_fuzz_control_LDFLAGS = $(fuzz_world_wrap) $(FUZZER_LDFLAGS)
 fuzz_fuzz_control_LDADD = $(REPLICA_LIBS)

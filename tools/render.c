@@ -131,7 +131,8 @@ render_list (FILE *fp, const json_t *list)
     fprintf (fp, "%10" PRIu64 "  ", id);
     tool_put_safe (fp, time);
     fprintf (fp, "%*s  %9" PRIu64 "  %10s%s",
-             strlen (time) < 24 ? 24 - (int) strlen (time) : 0, "", extents, render_size (bytes, size), label ? "  " : "");
+             strlen (time) < 24 ? 24 - (int) strlen (time) : 0, "", extents,
+             render_size (bytes, size), label ? "  " : "");
     if (label)
       tool_put_safe (fp, label);
     putc ('\n', fp);
