@@ -13,22 +13,21 @@ fuzz_programs = $(FUZZERS:%=fuzz/fuzz-%)
 # With libFuzzer only.  What a fuzzer finds goes to found/: inputs that reach
 # new code to a folder of their own, failures beside it.
 FUZZ_SECONDS = 60
-.PHONY: fuzz fuzz-merge
-fuzz: $(fuzz_programs)
-	@status=0; for f in $(FUZZERS); do \
-	    $(MKDIR_P) fuzz/found/$$f; \
-	    log=fuzz/found/$$f.log; \
-	    fuzz/fuzz-$$f -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4000 \
-	        -print_final_stats=1 -artifact_prefix=fuzz/found/$$f- \
-	        fuzz/found/$$f $(srcdir)/fuzz/corpus/$$f >$$log 2>&1 || \
-	        { tail -n 60 $$log; status=1; }; \
-	    case $$f in \
-	        recovery) of="$(FUZZ_RECOVERY)";; control) of="$(FUZZ_CONTROL)";; *) of=-;; \
-	    esac; \
-	    n=`sed -n 's/^stat::number_of_executed_units: *//p' $$log`; \
-	    echo "TRIED invariant=$$of test=fuzz-$$f what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
-	        tee -a $$log; \
-	done; exit $$status
+.PHONY: fuzz fuzz-merge $(FUZZERS:%=fuzz-run-%)
+fuzz: $(FUZZERS:%=fuzz-run-%)
+$(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
+	@$(MKDIR_P) fuzz/found/$*; \
+	log=fuzz/found/$*.log; \
+	case $* in \
+	    recovery) of=$(FUZZ_RECOVERY);; control) of=$(FUZZ_CONTROL);; *) of=-;; \
+	esac; \
+	fuzz/fuzz-$* -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4000 \
+	    -print_final_stats=1 -artifact_prefix=fuzz/found/$*- \
+	    fuzz/found/$* $(srcdir)/fuzz/corpus/$* >$$log 2>&1 || \
+	    { tail -n 60 $$log; exit 1; }; \
+	n=`sed -n 's/^stat::number_of_executed_units: *//p' $$log`; \
+	echo "TRIED invariant=$$of test=fuzz-$* what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
+	    tee -a $$log
 fuzz-merge: $(fuzz_programs)
 	@for f in $(FUZZERS); do \
 	    $(MKDIR_P) fuzz/found/$$f && \
