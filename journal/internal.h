@@ -179,6 +179,7 @@ struct loaded {
   bool busy;                    /* being read */
   uint64_t used;                /* for choosing the oldest */
   uint8_t *mem;
+  struct bits bad;              /* images that do not verify, or cannot be read */
   struct loaded *next;
 };
 

@@ -364,9 +364,9 @@ extern int journal_read (struct journal *j, uint32_t block, uint32_t offset,
                          struct journal_damage *damage);
 
 /* The memory of block image BLOCK and of those behind it in its chunk (*N in: wanted,
- * out: to be had), if it is in RAM now, else NULL.  With LOAD, a chunk that is not is read whole, verified
- * where it is in use, and kept while there is room: for recovery and write-out; then NULL is
- * an error with errno.  Stays valid until journal_unpin with the same block.
+ * out: to be had), if it is in RAM now, else NULL.  With LOAD, a chunk that is not is read whole and
+ * kept while there is room: for recovery and write-out; then NULL is an error with errno, EBADMSG when
+ * that image does not verify (others of the chunk are as good as they are).  Stays valid until journal_unpin with the same block.
  */
 extern const void *journal_pin (struct journal *j, uint32_t block, uint32_t *n,
                                 bool load, struct journal_damage *damage);

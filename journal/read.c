@@ -78,7 +78,7 @@ int
 journal_read (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
               void *buf, struct journal_damage *damage)
 {
-  uint32_t n;
+  uint32_t n, have;
   const uint8_t *p;
 
   block += offset / JOURNAL_BLOCK;
@@ -91,12 +91,13 @@ journal_read (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
     errno = EINVAL;
     return -1;
   }
-  p = journal_pin (j, block, &n, false, NULL);
-  if (p == NULL)
-    return read_file (j, block, offset, len, buf, damage);
-  memcpy (buf, p + offset, len);
-  journal_unpin (j, block);
-  return 0;
+  have = n;
+  p = journal_pin (j, block, &have, false, NULL);
+  if (p && have == n)
+    memcpy (buf, p + offset, len);
+  if (p)
+    journal_unpin (j, block);
+  return p && have == n ? 0 : read_file (j, block, offset, len, buf, damage);
 }
 
 /* --- Pins --- */
@@ -151,26 +152,41 @@ loaded_new_locked (struct journal *j, uint32_t c)
   return oldest;
 }
 
-static int
-loaded_fill (struct journal *j, struct loaded *l, struct journal_damage *damage)
+/* Each image stands for itself: one that is damaged may be somebody else's. */
+static void
+loaded_fill (struct journal *j, struct loaded *l)
 {
   const uint32_t first = l->chunk * JOURNAL_CHUNK_BLOCKS;
   uint32_t crc[JOURNAL_CHUNK_BLOCKS];
   struct bits known;
+  bool whole;
 
   crcs_get (j, first, JOURNAL_CHUNK_BLOCKS, crc, &known);
-  if (file_read (j, l->mem, JOURNAL_CHUNK, block_offset (first)) == -1) {
-    damage_set (damage, "journal", block_offset (first), 0,
-                "data cannot be read: %m");
-    errno = EBADMSG;
-    return -1;
+  l->bad = (struct bits) { { 0 } };
+  whole = file_read (j, l->mem, JOURNAL_CHUNK, block_offset (first)) == 0;
+  for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++) {
+    uint8_t *p = l->mem + (size_t) i * JOURNAL_BLOCK;
+
+    if (!bits_test (&known, i) ||
+        (!whole &&
+         file_read (j, p, JOURNAL_BLOCK, block_offset (first + i)) == -1) ||
+        crc32c (p, JOURNAL_BLOCK, 0) != crc[i])
+      bits_set (&l->bad, i, 1);
   }
-  for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++)
-    if (bits_test (&known, i) &&
-        crc32c (l->mem + (size_t) i * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) !=
-        crc[i])
-      return image_damage (first + i, damage, "data is not what was written");
-  return 0;
+}
+
+/* Image I of L and up to *N in all, as far as they verify. */
+static const void *
+loaded_get (struct loaded *l, uint32_t i, uint32_t *n)
+{
+  uint32_t good = 0;
+
+  while (good < *n && !bits_test (&l->bad, i + good))
+    good++;
+  if (good == 0)
+    return NULL;
+  *n = good;
+  return l->mem + (size_t) i * JOURNAL_BLOCK;
 }
 
 const void *
@@ -179,7 +195,7 @@ journal_pin (struct journal *j, uint32_t block, uint32_t *n, bool load,
 {
   uint32_t c = chunk_of (block), i = block % JOURNAL_CHUNK_BLOCKS;
   struct loaded *l;
-  int r;
+  const void *p;
 
   if (c == 0 || c >= j->nchunks) {
     errno = EINVAL;
@@ -198,29 +214,29 @@ journal_pin (struct journal *j, uint32_t block, uint32_t *n, bool load,
     pthread_cond_wait (&j->buffer_cond, &j->lock);
     l = loaded_find_locked (j, c);
   }
-  if (l) {
+  if (l == NULL) {
+    if (!load)
+      return NULL;
+    l = loaded_new_locked (j, c);
+    if (l == NULL)
+      return NULL;
+    pthread_mutex_unlock (&j->lock);
+    loaded_fill (j, l);
+    pthread_mutex_lock (&j->lock);
+    l->busy = false;
+    pthread_cond_broadcast (&j->buffer_cond);
+  }
+  else
     l->pins++;
-    l->used = ++j->load_clock;
-    return l->mem + (size_t) i * JOURNAL_BLOCK;
-  }
-  if (!load)
-    return NULL;
-
-  l = loaded_new_locked (j, c);
-  if (l == NULL)
-    return NULL;
-  pthread_mutex_unlock (&j->lock);
-  r = loaded_fill (j, l, damage);
-  pthread_mutex_lock (&j->lock);
-  l->busy = false;
   l->used = ++j->load_clock;
-  pthread_cond_broadcast (&j->buffer_cond);
-  if (r == -1) {
-    l->chunk = 0;
-    l->pins = 0;
-    return NULL;
+  p = loaded_get (l, i, n);
+  if (p == NULL) {
+    if (--l->pins == 0)
+      chunk_try_free_locked (j, c);
+    if (load)
+      (void) image_damage (block, damage, "data cannot be read, or is not what was written");
   }
-  return l->mem + (size_t) i * JOURNAL_BLOCK;
+  return p;
 }
 
 void

@@ -22,9 +22,12 @@ static bool
 desc_is_sane (struct journal *j, const struct journal_extent *ext)
 {
   uint32_t k = journal_extent_blocks (ext);
+  uint64_t end;                 /* of the disk; its last sector may be short */
 
-  if (ext->nsectors == 0 || ext->disk >= JOURNAL_MAX_DISKS ||
-      ext->sector > UINT64_MAX / JOURNAL_SECTOR / 2)
+  if (ext->nsectors == 0 || ext->disk >= j->config.ndisks)
+    return false;
+  end = DIV_UP (j->config.disks[ext->disk].size, (uint64_t) JOURNAL_SECTOR);
+  if (ext->nsectors > end || ext->sector > end - ext->nsectors)
     return false;
   switch (ext->flags) {
   case JOURNAL_DATA:

@@ -471,8 +471,12 @@ write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
   if (replay_map (rec->j, begin, last, e, &newest, &d.damage) == 0 &&
       drain_map (&d, e->map) == 0)
     result = 0;
-  else if (errno == EBADMSG)
+  else if (errno == EBADMSG) {
+    /* It verified a moment ago. */
+    if (d.damage.checkpoint == 0)
+      d.damage.checkpoint = rec->parts[from].epoch;
     damage_error (rec, &d.damage);
+  }
   else
     mcerror_set (rec->err, MCEXIT_PARTIAL,
                  "%s: %m: recovery has begun; mend the cause and run it again",

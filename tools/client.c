@@ -107,8 +107,8 @@ refusal (const json_t *object, const json_t *text, struct mcerror *err)
   if (n < MCEXIT_USAGE || n > MCEXIT_PARTIAL)
     n = MCEXIT_REFUSED;
   return mcerror_set (err, (enum mcexit) n, "%s",
-                      json_is_string (text) ? json_string_value (text)
-                                            : "refused without a reason");
+                      json_string_length (text) > 0 ? json_string_value (text)
+                                                    : "refused without a reason");
 }
 
 int

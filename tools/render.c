@@ -119,7 +119,8 @@ render_list (FILE *fp, const json_t *list)
   fprintf (fp, "%10s  %-24s  %9s  %10s  %s\n",
            "CHECKPOINT", "TIME", "EXTENTS", "SIZE", "LABEL");
   json_array_foreach (json_object_get (list, "checkpoints"), i, checkpoint) {
-    const char *time = render_text (checkpoint, "time");
+    const char *text = render_text (checkpoint, "time");
+    const char *time = text ? text : "-";
     const char *label = render_text (checkpoint, "label");
     uint64_t id = 0, extents = 0, bytes = 0;
     char size[RENDER_SIZE_STRLEN];
@@ -127,9 +128,11 @@ render_list (FILE *fp, const json_t *list)
     (void) render_number (checkpoint, "id", &id);
     (void) render_number (checkpoint, "extents", &extents);
     (void) render_number (checkpoint, "bytes", &bytes);
-    fprintf (fp, "%10" PRIu64 "  %-24s  %9" PRIu64 "  %10s%s", id,
-             time ? time : "-", extents, render_size (bytes, size),
-             label ? "  " : "");
+    fprintf (fp, "%10" PRIu64 "  ", id);
+    tool_put_safe (fp, time);
+    fprintf (fp, "%*s  %9" PRIu64 "  %10s%s",
+             strlen (time) < 24 ? 24 - (int) strlen (time) : 0, "", extents,
+             render_size (bytes, size), label ? "  " : "");
     if (label)
       tool_put_safe (fp, label);
     putc ('\n', fp);

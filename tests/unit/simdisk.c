@@ -611,6 +611,14 @@ simdisk_equals (struct simdisk *s, const char *path, const uint8_t *data,
   return i && content_equals (&i->now, data, len);
 }
 
+bool
+simdisk_same (struct simdisk *a, struct simdisk *b, const char *path)
+{
+  const struct inode *i = find (a, path), *k = find (b, path);
+
+  return i == NULL || k == NULL ? i == k : content_same (&i->now, &k->now);
+}
+
 void
 simdisk_read (struct simdisk *s, const char *path, uint8_t *data, uint64_t len)
 {

@@ -62,6 +62,10 @@ extern void simdisk_read (struct simdisk *s, const char *path, uint8_t *data,
 extern bool simdisk_equals (struct simdisk *s, const char *path,
                             const uint8_t *data, uint64_t len);
 
+/* Does PATH read the same on both? */
+extern bool simdisk_same (struct simdisk *a, struct simdisk *b,
+                          const char *path);
+
 extern uint64_t simdisk_ops (struct simdisk *s);
 extern uint64_t simdisk_size (struct simdisk *s, const char *path);
 /* Change the byte at OFF by MASK, durably. */

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Threads: what make check-tsan runs under ThreadSanitizer.
+
+check_PROGRAMS += unit/test-replica-threads
+TESTS += unit/test-replica-threads
+unit_test_replica_threads_SOURCES = unit/test-replica-threads.c $(UNIT_COMMON)
+unit_test_replica_threads_LDADD = $(REPLICA_LIBS)
+
+# The units that have threads, and nbdkit with the plugin under its clients.
+tsan_tests = \
+	test-catalog \
+	unit/test-journal-threads \
+	unit/test-replica-threads \
+	nbd/test-mcbuf-basic.py \
+	nbd/test-mcbuf-commit-cycle.py \
+	nbd/test-mcbuf-concurrent.py \
+	nbd/test-mcbuf-promote.py \
+	$(NULL)
+EXTRA_DIST += tsan.supp
+
+# Reports go to files, so that one of nbdkit's is not lost.
+.PHONY: check-tsan
+check-tsan: $(filter-out %.py,$(tsan_tests)) libfaults.la
+	rm -rf tsan-reports
+	$(MKDIR_P) tsan-reports
+	TSAN_OPTIONS="suppressions=$(abs_srcdir)/tsan.supp log_path=$(abs_builddir)/tsan-reports/report" \
+	    $(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS="$(tsan_tests)"
+	for f in tsan-reports/*; do test ! -e $$f || { cat tsan-reports/*; exit 1; }; done
+clean-local-tsan:
+	rm -rf tsan-reports
+clean-local: clean-local-tsan
