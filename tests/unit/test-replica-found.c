@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the torture found, each as the shortest story that shows it. */
+#include "config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <check.h>
+
+#include "unit/torture.h"
+
+#define SIZE 65536u
+
+static struct simdisk *disk;
+static struct replica *r;
+static uint8_t block[4096];
+static uint64_t newest;         /* acknowledged */
+
+/* torture.h wants them. */
+const struct life *torture_now;
+const char *torture_doing = "", *torture_test = "";
+
+static int
+try_open (void)
+{
+  struct replica_disk_params d = { .name = "vda", .path = "/sim/0.img",
+                                   .create = true, .size = SIZE };
+  struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
+                              .disks = &d, .ndisks = 1,
+                              .journal_size = JOURNAL_MIN_SIZE,
+                              .buffer = UINT64_C (8) << 20 };
+  struct mcerror err = { 0 };
+
+  if (replica_open (&p, &r, &err) == -1)
+    return -1;
+  r->by_hand = true;
+  return 0;
+}
+
+static void
+server (void)
+{
+  ck_assert_int_eq (try_open (), 0);
+}
+
+static void
+setup (void)
+{
+  host_seed (1);
+  host_reset (1, true);
+  disk = simdisk_new ();
+  newest = 0;
+}
+
+static void
+teardown (void)
+{
+  replica_close (r);
+  r = NULL;
+  simdisk_free (disk);
+}
+
+static struct replica_export
+inlet (void)
+{
+  return (struct replica_export) { .view = REPLICA_INLET, .fence = r->fence };
+}
+
+static int
+put (unsigned at, uint8_t what)
+{
+  struct replica_export x = inlet ();
+
+  memset (block, what, sizeof block);
+  return replica_pwrite (r, &x, block, sizeof block, at * sizeof block, 0);
+}
+
+static int
+commit (void)
+{
+  struct commit_answer a;
+  int result = replica_commit (r, &(struct commit_request) { 0 }, &a, NULL);
+
+  if (result == 0)
+    newest = a.checkpoint;
+  return result;
+}
+
+/* After any power loss now the last acknowledged checkpoint is there. */
+static void
+recovers (void)
+{
+  for (unsigned i = 0; i < 300; i++) {
+    struct simdisk *after = simdisk_crash (disk, host_below (SIMDISK_HOWS), host_bits);
+    struct recover_params p = { .fs = simdisk_fs (after), .dir = TORTURE_DIR };
+    struct recover_result result;
+    struct mcerror err = { 0 };
+    unsigned boot = host_boot (host_new_boot ());
+
+    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%s", err.text);
+    ck_assert_uint_eq (result.checkpoint.id, newest);
+    host_boot (boot);
+    simdisk_free (after);
+  }
+}
+
+/* The mark "failed" that one server left in "acked" outlived, on the disk, what the next ones
+ * acknowledged: after a power loss recovery took all of that for refused.
+ */
+START_TEST (failed_mark)
+{
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  simdisk_fail (disk, 1, EIO, false);
+  ck_assert_int_eq (commit (), -1);
+  ck_assert_int_eq (r->state, JOURNAL_FAILED);
+  recovers ();
+  replica_close (r);
+
+  server ();
+  ck_assert_int_eq (r->state, JOURNAL_STALE);
+  recovers ();
+  ck_assert_int_eq (replica_resync (r, false, NULL), 0);
+  ck_assert_int_eq (put (2, 3), 0);
+  ck_assert_int_eq (commit (), 0);
+  recovers ();
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("replica");
+  TCase *t = tcase_create ("found");
+  SRunner *sr = srunner_create (s);
+  int failed;
+
+  tcase_add_checked_fixture (t, setup, teardown);
+  tcase_set_timeout (t, 120);
+  tcase_add_test (t, failed_mark);
+  suite_add_tcase (s, t);
+  srunner_run_all (sr, CK_NORMAL);
+  failed = srunner_ntests_failed (sr);
+  srunner_free (sr);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
