@@ -136,13 +136,13 @@ destroy (struct replica *r)
 
   speculation_free (r->spec);
   writeout_free (r->wo);
+  house_free (r);
   journal_close (r->journal);
   for (unsigned i = 0; i < r->ndisks; i++) {
     backing_close (r->disks[i].backing);
     free (r->disks[i].name);
   }
   free (r->disks);
-  house_free (r);
   free (r->dir);
   free (r);
   errno = saved;
@@ -164,6 +164,7 @@ replica_open (const struct replica_params *params, struct replica **replica,
   r->log_opaque = params->log_opaque;
   r->shared = params->shared;
   r->events_end = &r->events;
+  r->house.behind = true;
   if ((r->dir = strdup (params->dir)) == NULL) {
     mcerror_set (err, MCEXIT_USAGE, "cannot make the replica: %m");
     goto error;
