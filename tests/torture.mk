@@ -19,10 +19,7 @@ TORTURE_WRAP = \
 TESTS += unit/test-replica-torture
 check_PROGRAMS += unit/test-replica-torture
 unit_test_replica_torture_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
+	$(SIMDISK_SOURCES) \
 	unit/test-replica-torture.c \
 	unit/torture-check.c \
 	unit/torture-host.c \
@@ -35,10 +32,7 @@ unit_test_replica_torture_LDADD = $(REPLICA_LIBS)
 TESTS += unit/test-replica-found
 check_PROGRAMS += unit/test-replica-found
 unit_test_replica_found_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
+	$(SIMDISK_SOURCES) \
 	unit/test-replica-found.c \
 	unit/torture-host.c \
 	unit/torture.h \

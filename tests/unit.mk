@@ -23,6 +23,15 @@ check_PROGRAMS += $(UNIT_TESTS)
 UNIT_COMMON = unit/unit.c unit/unit.h
 UNIT_LIBS = $(top_builddir)/common/libcommon.la $(CHECK_LIBS)
 
+SIMDISK_SOURCES = \
+	unit/simcrash.c \
+	unit/simdisk-impl.h \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	$(NULL)
+
 # Every allocation of the program goes through unit/fail-alloc.c.
 UNIT_WRAP = \
 	$(AM_LDFLAGS) \
