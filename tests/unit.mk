@@ -39,7 +39,11 @@ UNIT_WRAP = \
 	-Wl,--wrap=calloc \
 	-Wl,--wrap=realloc \
 	-Wl,--wrap=aligned_alloc \
+	-Wl,--wrap=asprintf \
 	-Wl,--wrap=mmap \
+	-Wl,--wrap=posix_memalign \
+	-Wl,--wrap=strdup \
+	-Wl,--wrap=strndup \
 	$(NULL)
 
 test_catalog_SOURCES = \

@@ -7,6 +7,7 @@
 
 #include <check.h>
 
+#include "unit/simvfs.h"
 #include "unit/torture.h"
 
 #define SIZE 65536u
@@ -15,10 +16,6 @@ static struct simdisk *disk;
 static struct replica *r;
 static uint8_t block[4096];
 static uint64_t newest;         /* acknowledged */
-
-/* torture.h wants them. */
-const struct life *torture_now;
-const char *torture_doing = "", *torture_test = "";
 
 static int
 try_open (void)
@@ -129,6 +126,49 @@ START_TEST (failed_mark)
 }
 END_TEST
 
+/* A promoted replica listed the epochs of its own flushes as checkpoints, and the promoted one not. */
+START_TEST (promoted_list)
+{
+  struct promote_answer a;
+  struct replica_export x = { .view = REPLICA_PROMOTED };
+  struct journal_checkpoint list[4];
+
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (replica_promote (r, NULL, &a, NULL), 0);
+  x.fence = r->fence;
+  for (unsigned i = 0; i < 4; i++) {
+    memset (block, 3 + i, sizeof block);
+    ck_assert_int_eq (replica_pwrite (r, &x, block, sizeof block, i * sizeof block, 0), 0);
+    ck_assert_int_eq (replica_flush (r, &x), 0);
+    ck_assert_uint_eq (journal_checkpoints (r->journal, list, 4), 1);
+    ck_assert_uint_eq (list[0].id, newest);
+    ck_assert_int_eq (writeout_step (r), 0);
+    ck_assert_uint_eq (journal_checkpoints (r->journal, list, 4), 1);
+    ck_assert_uint_eq (list[0].id, newest);
+  }
+}
+END_TEST
+
+/* Write-out went on, and the catalog went on listing what it had left behind until the next commit. */
+START_TEST (catalog_window_moves)
+{
+  server ();
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (put (i, 1), 0);
+    ck_assert_int_eq (commit (), 0);
+  }
+  catalog_step (disk, r);
+  catalog_match (NULL, disk, r);
+  ck_assert_int_eq (writeout_step (r), 0);
+  catalog_step (disk, r);
+  catalog_match (NULL, disk, r);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -137,9 +177,12 @@ main (void)
   SRunner *sr = srunner_create (s);
   int failed;
 
+  simvfs_register ();
   tcase_add_checked_fixture (t, setup, teardown);
   tcase_set_timeout (t, 120);
   tcase_add_test (t, failed_mark);
+  tcase_add_test (t, promoted_list);
+  tcase_add_test (t, catalog_window_moves);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
   failed = srunner_ntests_failed (sr);
