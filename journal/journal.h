@@ -200,7 +200,8 @@ extern void journal_note_failed (struct journal *j);
 
 /* Checkpoints that the journal can still recover to, oldest first, at most
  * MAX of them into LIST; returns how many there are.  The first is the watermark, or the
- * write-out target once that has been started.  PROMOTED_COMMITs are not checkpoints.
+ * write-out target once that has been started.  PROMOTED_COMMITs are not checkpoints: of a promoted
+ * replica the list is the checkpoint that was promoted.
  * None from the one on that damage has hit; none at all when records are lost, which might
  * have said that write-out had gone further.
  */
