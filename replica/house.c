@@ -114,18 +114,35 @@ refill (struct replica *r)
   return catalog_checkpoints (r->house.catalog, state.generation, list, n);
 }
 
-/* What may be recovered to, as the catalog shows it. */
-static int
-write_window (struct replica *r)
+/* From where to where can be recovered?  1, 0: nowhere. */
+static void
+window (struct replica *r, uint64_t *oldest, uint64_t *newest)
 {
   struct journal_state state;
 
   journal_get_state (r->journal, &state);
-  if (!state.has_checkpoint)
-    return catalog_window (r->house.catalog, 1, 0);
-  return catalog_window (r->house.catalog,
-                         MIN (state.target, state.checkpoint.id),
-                         state.checkpoint.id);
+  *oldest = state.has_checkpoint ? MIN (state.target, state.checkpoint.id) : 1;
+  *newest = state.has_checkpoint ? state.checkpoint.id : 0;
+}
+
+/* What may be recovered to, as the catalog shows it. */
+static int
+write_window (struct replica *r)
+{
+  struct house *h = &r->house;
+
+  window (r, &h->oldest, &h->newest);
+  return catalog_window (h->catalog, h->oldest, h->newest);
+}
+
+/* Write-out has gone on, which makes no event. */
+static bool
+window_moved (struct replica *r)
+{
+  uint64_t oldest, newest;
+
+  window (r, &oldest, &newest);
+  return oldest != r->house.oldest || newest != r->house.newest;
 }
 
 /* Write and free events from *LIST on, up to one that cannot be written. */
@@ -237,7 +254,7 @@ round_of_chores (struct replica *r)
     r->house.unprepared = true;
     replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
   }
-  if (list || r->house.behind)
+  if (list || r->house.behind || window_moved (r))
     keep_catalog (r, list);
   return last;
 }

@@ -41,6 +41,7 @@ struct rmw {
 struct house {
   struct catalog *catalog;      /* NULL: not open */
   bool behind;                  /* it may lack what the journal has */
+  uint64_t oldest, newest;      /* that it shows as recoverable */
   bool complained, unprepared;  /* said so */
 };
 
