@@ -46,6 +46,7 @@ setup (void)
   host_seed (1);
   host_reset (1, true);
   disk = simdisk_new ();
+  simvfs_default (disk);
   newest = 0;
 }
 
