@@ -141,6 +141,8 @@ START_TEST (promoted_list)
   ck_assert_int_eq (commit (), 0);
   ck_assert_int_eq (replica_promote (r, NULL, &a, NULL), 0);
   x.fence = r->fence;
+  catalog_step (disk, r);       /* the one before can no more be recovered to */
+  catalog_match (NULL, disk, r);
   for (unsigned i = 0; i < 4; i++) {
     memset (block, 3 + i, sizeof block);
     ck_assert_int_eq (replica_pwrite (r, &x, block, sizeof block, i * sizeof block, 0), 0);
