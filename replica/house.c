@@ -121,8 +121,9 @@ window (struct replica *r, uint64_t *oldest, uint64_t *newest)
   struct journal_state state;
 
   journal_get_state (r->journal, &state);
-  *oldest = state.has_checkpoint ? MIN (state.target, state.checkpoint.id) : 1;
   *newest = state.has_checkpoint ? state.checkpoint.id : 0;
+  *oldest = !state.has_checkpoint ? 1 : state.state == JOURNAL_PROMOTED ? *newest :
+    MIN (state.target, *newest);
 }
 
 /* What may be recovered to, as the catalog shows it. */
