@@ -38,6 +38,7 @@ struct vfile {
   struct io_file *file;
   char *path;
   bool unlink;                  /* on close */
+  bool name;                    /* it may have made its name, which the first sync is to make durable */
   int level;                    /* SQLITE_LOCK_... */
   unsigned shm_shared;          /* locks held, by bit */
   struct shared *shared;
@@ -115,12 +116,30 @@ v_truncate (sqlite3_file *f, sqlite3_int64 size)
 }
 
 static int
+sync_dir_of (const struct io_fs *fs, const char *path)
+{
+  char dir[256];
+  char *slash;
+
+  snprintf (dir, sizeof dir, "%s", path);
+  slash = strrchr (dir, '/');
+  assert (slash);
+  *slash = '\0';
+  return io_sync_dir (fs, dir) == 0 ? SQLITE_OK : result (SQLITE_IOERR_DIR_FSYNC);
+}
+
+static int
 v_sync (sqlite3_file *f, int flags)
 {
   struct vfile *v = (struct vfile *) f;
 
   (void) flags;
-  return io_fdatasync (v->file) == 0 ? SQLITE_OK : result (SQLITE_IOERR_FSYNC);
+  if (io_fdatasync (v->file) == -1)
+    return result (SQLITE_IOERR_FSYNC);
+  if (!v->name)
+    return SQLITE_OK;
+  v->name = false;
+  return sync_dir_of (v->file->fs, v->path);
 }
 
 static int
@@ -402,6 +421,8 @@ v_open (sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int flags,
     free (v->path);
     return SQLITE_NOMEM;
   }
+  v->name = flags & SQLITE_OPEN_CREATE &&
+    flags & (SQLITE_OPEN_MAIN_JOURNAL | SQLITE_OPEN_SUPER_JOURNAL | SQLITE_OPEN_WAL);
   v->unlink = flags & SQLITE_OPEN_DELETEONCLOSE;
   v->base.pMethods = &methods;
   if (out)
@@ -412,19 +433,11 @@ v_open (sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int flags,
 static int
 v_delete (sqlite3_vfs *vfs, const char *path, int sync_dir)
 {
-  char dir[256];
-  char *slash;
-
   (void) vfs;
   if (io_unlink (fs_now (), path) == -1)
     return errno == ENOENT ? SQLITE_IOERR_DELETE_NOENT :
       result (SQLITE_IOERR_DELETE);
-  snprintf (dir, sizeof dir, "%s", path);
-  slash = strrchr (dir, '/');
-  assert (slash);
-  *slash = '\0';
-  return !sync_dir || io_sync_dir (fs_now (), dir) == 0 ? SQLITE_OK :
-    result (SQLITE_IOERR_DIR_FSYNC);
+  return sync_dir ? sync_dir_of (fs_now (), path) : SQLITE_OK;
 }
 
 static int
