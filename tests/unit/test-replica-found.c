@@ -172,6 +172,59 @@ START_TEST (catalog_window_moves)
 }
 END_TEST
 
+static unsigned made_again, making;
+
+/* Nobody has committed: either there is no journal yet, or it has no checkpoint. */
+static void
+on_making (void *opaque, enum simdisk_op op)
+{
+  struct simdisk *first = opaque;
+
+  (void) op;
+  for (unsigned i = 0; i < 8; i++) {
+    struct simdisk *after = simdisk_crash (first, host_below (SIMDISK_HOWS), host_bits), *was = disk;
+    struct recover_params p = { .fs = simdisk_fs (after), .dir = TORTURE_DIR };
+    struct recover_result result;
+    struct mcerror err = { 0 };
+
+    if (journal_exists (simdisk_fs (after), TORTURE_DIR)) {
+      ck_assert_int_eq (recover_run (&p, &result, &err), -1);
+      ck_assert_msg (err.code == MCEXIT_NO_CHECKPOINT, "%s", err.text);
+    }
+    else if (making == 0) {
+      struct replica *server_of_first = r;
+
+      made_again++;
+      making++;
+      disk = after;
+      simdisk_hook (disk, on_making, disk);
+      ck_assert_int_eq (try_open (), 0);
+      simdisk_hook (disk, NULL, NULL);
+      replica_close (r);
+      r = server_of_first;
+      making--;
+      disk = was;
+    }
+    simdisk_free (after);
+  }
+}
+
+/* The acknowledged mark of a journal that was never finished came back under the one that was made
+ * in its place, and passed for damage.
+ */
+START_TEST (made_twice)
+{
+  for (unsigned i = 0; i < 20; i++) {
+    simdisk_hook (disk, on_making, disk);
+    server ();
+    simdisk_hook (disk, NULL, NULL);
+    teardown ();
+    disk = simdisk_new ();
+  }
+  ck_assert_uint_gt (made_again, 0);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -186,6 +239,7 @@ main (void)
   tcase_add_test (t, failed_mark);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
+  tcase_add_test (t, made_twice);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
   failed = srunner_ntests_failed (sr);
