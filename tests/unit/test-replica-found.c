@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <check.h>
+#include <sqlite3.h>
 
 #include "unit/simvfs.h"
 #include "unit/torture.h"
@@ -172,6 +173,33 @@ START_TEST (catalog_window_moves)
 }
 END_TEST
 
+/* A catalog whose damage only writing shows was opened again and again. */
+START_TEST (catalog_damaged_in_use)
+{
+  sqlite3 *db;
+
+  server ();
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (put (i, 1), 0);
+    ck_assert_int_eq (commit (), 0);
+  }
+  catalog_step (disk, r);
+  replica_close (r);
+  ck_assert_int_eq (sqlite3_open (TORTURE_DIR "/catalog.sqlite", &db), SQLITE_OK);
+  ck_assert_int_eq (sqlite3_exec (db, "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql ="
+                                  " 'CREATE INDEX checkpoints_recoverable ON checkpoints (time_ns) WHERE recoverable'"
+                                  " WHERE name = 'checkpoints_recoverable'", NULL, NULL, NULL), SQLITE_OK);
+  ck_assert_int_eq (sqlite3_close (db), SQLITE_OK);
+  server ();
+  for (unsigned i = 0; i < 2; i++)
+    catalog_step (disk, r);
+  ck_assert_int_eq (writeout_step (r), 0);
+  for (unsigned i = 0; i < 2; i++)
+    catalog_step (disk, r);
+  catalog_match (NULL, disk, r);
+}
+END_TEST
+
 static unsigned made_again, making;
 
 /* Nobody has committed: either there is no journal yet, or it has no checkpoint. */
@@ -181,7 +209,7 @@ on_making (void *opaque, enum simdisk_op op)
   struct simdisk *first = opaque;
 
   (void) op;
-  for (unsigned i = 0; i < 8; i++) {
+  for (unsigned i = 0; i < 4; i++) {
     struct simdisk *after = simdisk_crash (first, host_below (SIMDISK_HOWS), host_bits), *was = disk;
     struct recover_params p = { .fs = simdisk_fs (after), .dir = TORTURE_DIR };
     struct recover_result result;
@@ -214,7 +242,7 @@ on_making (void *opaque, enum simdisk_op op)
  */
 START_TEST (made_twice)
 {
-  for (unsigned i = 0; i < 20; i++) {
+  for (unsigned i = 0; i < 3; i++) {
     simdisk_hook (disk, on_making, disk);
     server ();
     simdisk_hook (disk, NULL, NULL);
@@ -239,6 +267,7 @@ main (void)
   tcase_add_test (t, failed_mark);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
+  tcase_add_test (t, catalog_damaged_in_use);
   tcase_add_test (t, made_twice);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
