@@ -356,6 +356,25 @@ set_aside (const struct io_fs *fs, const char *path)
   return 0;
 }
 
+static int
+catalog_path (const char *dir, char path[JOURNAL_PATH_MAX + 1])
+{
+  int n = snprintf (path, JOURNAL_PATH_MAX + 1, "%s/%s", dir, FILE_NAME);
+
+  if (n >= 0 && n <= (int) JOURNAL_PATH_MAX)
+    return 0;
+  errno = ENAMETOOLONG;
+  return -1;
+}
+
+int
+catalog_set_aside (const struct io_fs *fs, const char *dir)
+{
+  char path[JOURNAL_PATH_MAX + 1];
+
+  return catalog_path (dir, path) == -1 ? -1 : set_aside (fs, path);
+}
+
 int
 catalog_open (const struct io_fs *fs, const char *dir,
               const uint8_t id[HOST_ID_LEN], struct catalog **catalog,
@@ -363,14 +382,11 @@ catalog_open (const struct io_fs *fs, const char *dir,
 {
   char path[JOURNAL_PATH_MAX + 1];
   char text[HOST_ID_STRLEN + 1];
-  int n = snprintf (path, sizeof path, "%s/%s", dir, FILE_NAME);
 
   *catalog = NULL;
   *rebuilt = false;
-  if (n < 0 || (size_t) n >= sizeof path) {
-    errno = ENAMETOOLONG;
+  if (catalog_path (dir, path) == -1)
     return -1;
-  }
   host_id_text (id, text);
   if (open_file (fs, path, text, catalog, rebuilt) == 0)
     return 0;

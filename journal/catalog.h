@@ -16,8 +16,8 @@
  *
  * Threads: one at a time per struct catalog, which must not be carried over a
  * fork.  Errors: -1 with errno: EBUSY when another program has it locked (nothing was
- * changed, try later); EBADMSG when it turned out to be damaged (close it
- * and open it anew); ENOSPC, ENOMEM, EROFS; EIO for any other SQLite error.
+ * changed, try later); EBADMSG when it turned out to be damaged (close it, set it
+ * aside and open it anew); ENOSPC, ENOMEM, EROFS; EIO for any other SQLite error.
  */
 #ifndef MCBUF_JOURNAL_CATALOG_H
 #define MCBUF_JOURNAL_CATALOG_H
@@ -35,6 +35,10 @@ extern int catalog_open (const struct io_fs *fs, const char *dir,
                          const uint8_t id[HOST_ID_LEN],
                          struct catalog **catalog, bool *rebuilt);
 extern void catalog_close (struct catalog *c);
+/* Rename the catalog in DIR, which nobody here has open, to catalog.sqlite.bad: opening does not see all
+ * damage that writing meets.
+ */
+extern int catalog_set_aside (const struct io_fs *fs, const char *dir);
 
 /* Note the checkpoints CP[0..N) of GENERATION as recoverable; one that is there already
  * is replaced.  All of them or none.

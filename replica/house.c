@@ -229,6 +229,10 @@ keep_catalog (struct replica *r, struct house_event *list)
   if (errno == EBADMSG) {
     catalog_close (h->catalog);
     h->catalog = NULL;
+    /* Or it would be opened, and be found damaged, for ever. */
+    if (catalog_set_aside (r->fs, r->dir) == -1)
+      replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: damaged, and cannot be renamed: %m: "
+                   "remove it", r->dir);
   }
   put_back (r, list);
 }
