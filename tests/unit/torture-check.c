@@ -33,7 +33,9 @@ torture_fail (const char *fmt, ...)
              torture_test, torture_doing,
              (unsigned long long) (l->disk ? simdisk_ops (l->disk) : 0),
              (unsigned long long) l->p.seed);
-  if (l && l->p.fault.at)
+  if (l && l->p.fault.memory)
+    fprintf (stderr, "memory,%llu,%d\n", (unsigned long long) l->p.fault.at, l->p.fault.sticky);
+  else if (l && l->p.fault.at)
     fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fault.at,
              l->p.fault.error, l->p.fault.sticky);
   else if (l)

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <malloc.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,6 +122,9 @@ where_is (const char *path)
     return FAULT_CATALOG;
   if (strstr (path, "/acked") || strstr (path, "/lock"))
     return FAULT_MARK;
+  /* A directory: the catalog's files have names in it, too. */
+  if (strstr (path, "/journal") == NULL && strcmp (torture_doing, "opening") != 0)
+    return FAULT_CATALOG;
   return FAULT_JOURNAL;
 }
 
@@ -161,6 +165,8 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   }
   if (f->n != f->at && !again)
     return 0;
+  if (getenv ("TORTURE_LOG"))
+    fprintf (stderr, "call %llu, of kind %d, on %s fails: %d\n", (unsigned long long) f->n, call, path, f->error);
   f->hit = true;
   f->what = c;
   f->state = l->r ? l->r->state : 0;
