@@ -128,6 +128,38 @@ START_TEST (failed_mark)
 }
 END_TEST
 
+/* After a clean stop the first write could not take the clean mark off, and was refused; after a power loss
+ * the mark was still there, and the next server went on as if nothing had been refused.
+ */
+START_TEST (refusal_remembered)
+{
+  server ();
+  if (_i > 0) {
+    ck_assert_int_eq (put (0, 1), 0);
+    ck_assert_int_eq (commit (), 0);
+  }
+  replica_close (r);
+  server ();
+  ck_assert (r->clean);
+  simdisk_fail (disk, 1, EIO, false);
+  ck_assert_int_eq (put (1, 2), -1);
+  ck_assert_int_eq (r->state, JOURNAL_FAILED);
+  for (unsigned i = 0; i < 100; i++) {
+    struct simdisk *after = simdisk_crash (disk, host_below (SIMDISK_HOWS), host_bits), *was = disk;
+    struct replica *failed = r;
+
+    disk = after;
+    host_boot (host_new_boot ());
+    server ();
+    ck_assert_int_eq (r->state, JOURNAL_STALE);
+    replica_close (r);
+    simdisk_free (after);
+    disk = was;
+    r = failed;
+  }
+}
+END_TEST
+
 /* A promoted replica listed the epochs of its own flushes as checkpoints, and the promoted one not. */
 START_TEST (promoted_list)
 {
@@ -265,6 +297,7 @@ main (void)
   tcase_add_checked_fixture (t, setup, teardown);
   tcase_set_timeout (t, 120);
   tcase_add_test (t, failed_mark);
+  tcase_add_loop_test (t, refusal_remembered, 0, 2);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
   tcase_add_test (t, catalog_damaged_in_use);

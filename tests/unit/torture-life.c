@@ -327,6 +327,8 @@ start (struct life *l, enum simdisk_crash how)
 
   while (!come_up (l, tries == 0 ? how : SIMDISK_KILL))
     MUST (++tries < 100, "the server does not start again");
+  if (l->fault.hit)
+    l->fault.state = 0;         /* that was another server */
 }
 
 /* Between two servers; true: there was a next one. */

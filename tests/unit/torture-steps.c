@@ -245,8 +245,14 @@ step_catalog (struct life *l)
   if (l->p.threads || l->nested)
     return;
   catalog_step (l->disk, l->r);
-  if (!l->fault.hit)
-    catalog_match (l, l->disk, l->r);
+  if (l->fault.hit && (l->fault.sticky || l->fault.what.where != FAULT_CATALOG))
+    return;
+  if (l->fault.hit)             /* what it missed, it makes up for */
+    for (unsigned i = 0; i < 2; i++)
+      catalog_step (l->disk, l->r);
+  simdisk_calls (l->disk, NULL, NULL);
+  catalog_match (l, l->disk, l->r);
+  fault_move (l);
 }
 
 /* --- which --- */
