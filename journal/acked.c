@@ -71,8 +71,11 @@ journal_note_failed (struct journal *j)
     generation = j->state.generation;
     seq = j->log.durable;
   }
-  /* An error leaves what there is without the mark: that much is known to be good. */
-  (void) acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
+  /* Synced, for what was to take a clean mark off may not have got to the disk.  An error leaves what
+   * there is without the flag: that much is known to be good.
+   */
+  if (acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED) == 0)
+    (void) io_fdatasync (j->acked_file);
 }
 
 int

@@ -191,8 +191,8 @@ extern int journal_get_damage (struct journal *j,
 extern int journal_failed (struct journal *j);
 
 /* The journal has failed, and writes are about to be refused.  Leaves word of it beside the
- * log, as far as that goes: the next process on this host may find in the page
- * cache what a failed sync never brought to the disk.
+ * log, durably as far as that goes: the next process on this host may find in the page
+ * cache what a failed sync never brought to the disk, or after a power loss a clean mark that was to go.
  */
 extern void journal_note_failed (struct journal *j);
 
