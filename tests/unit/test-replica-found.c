@@ -2,6 +2,7 @@
 /* What the torture found, each as the shortest story that shows it. */
 #include "config.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -160,6 +161,32 @@ START_TEST (refusal_remembered)
 }
 END_TEST
 
+/* The same where it was no error of the device that made the journal fail; and after a new copy in the same
+ * server nothing is left of it.
+ */
+START_TEST (failure_remembered)
+{
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  replica_close (r);
+  server ();
+  ck_assert (r->clean);
+  replica_fail (r, "a test", EBADMSG);
+  ck_assert_int_eq (put (1, 2), -1);
+  if (_i == 0) {
+    replica_close (r);
+    server ();
+    ck_assert_int_eq (r->state, JOURNAL_STALE);
+    return;
+  }
+  ck_assert_int_eq (replica_resync (r, true, NULL), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  ck_assert_int_eq (commit (), 0);
+  recovers ();
+}
+END_TEST
+
 /* A promoted replica listed the epochs of its own flushes as checkpoints, and the promoted one not. */
 START_TEST (promoted_list)
 {
@@ -298,6 +325,7 @@ main (void)
   tcase_set_timeout (t, 120);
   tcase_add_test (t, failed_mark);
   tcase_add_loop_test (t, refusal_remembered, 0, 2);
+  tcase_add_loop_test (t, failure_remembered, 0, 2);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
   tcase_add_test (t, catalog_damaged_in_use);
