@@ -71,10 +71,12 @@ journal_note_failed (struct journal *j, bool durable)
     generation = j->state.generation;
     seq = j->log.durable;
   }
-  /* An error leaves what there is without the mark: that much is known to be good. */
+  /* Synced, for what was to take a clean mark off may not have got to the disk.  An error leaves what
+   * there is without the flag: that much is known to be good.
+   */
   if (acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED) == -1)
     return -1;
-  return durable ? io_fdatasync (j->acked_file) : 0;
+  return io_fdatasync (j->acked_file) == 0 || !durable ? 0 : -1;
 }
 
 int

@@ -14,8 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <sqlite3.h>
 
@@ -298,23 +296,25 @@ prepare (struct catalog *c)
 
 /* Make the file, for SQLite would give it mode 0644. */
 static int
-touch (const char *path)
+touch (const struct io_fs *fs, const char *path)
 {
-  CLEANUP_CLOSE int fd = open (path,
-                               O_CREAT | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+  struct io_file *file;
 
-  return fd == -1 ? -1 : 0;
+  if (io_open (fs, path, O_CREAT | O_RDWR | O_NOFOLLOW, 0600, &file) == -1)
+    return -1;
+  io_close (file);
+  return 0;
 }
 
 static int
-open_file (const char *path, const char *id, struct catalog **catalog,
-           bool *rebuilt)
+open_file (const struct io_fs *fs, const char *path, const char *id,
+           struct catalog **catalog, bool *rebuilt)
 {
   struct catalog *c;
   bool empty = false, filled = false;
   int rc;
 
-  if (touch (path) == -1)
+  if (touch (fs, path) == -1)
     return -1;
   c = calloc (1, sizeof *c);
   if (c == NULL)
@@ -340,7 +340,7 @@ open_file (const char *path, const char *id, struct catalog **catalog,
 
 /* Move a damaged file out of the way, and what belongs to it with it. */
 static int
-set_aside (const char *path)
+set_aside (const struct io_fs *fs, const char *path)
 {
   static const char *const suffix[] = { "-wal", "-shm", "" };
   char from[JOURNAL_PATH_MAX + 16], to[JOURNAL_PATH_MAX + 16];
@@ -348,34 +348,51 @@ set_aside (const char *path)
   for (unsigned i = 0; i < sizeof suffix / sizeof suffix[0]; i++) {
     snprintf (from, sizeof from, "%s%s", path, suffix[i]);
     snprintf (to, sizeof to, "%s.bad%s", path, suffix[i]);
-    if (unlink (to) == -1 && errno != ENOENT)
+    if (io_unlink (fs, to) == -1 && errno != ENOENT)
       return -1;
-    if (rename (from, to) == -1 && errno != ENOENT)
+    if (io_rename (fs, from, to) == -1 && errno != ENOENT)
       return -1;
   }
   return 0;
 }
 
+static int
+catalog_path (const char *dir, char path[JOURNAL_PATH_MAX + 1])
+{
+  int n = snprintf (path, JOURNAL_PATH_MAX + 1, "%s/%s", dir, FILE_NAME);
+
+  if (n >= 0 && n <= (int) JOURNAL_PATH_MAX)
+    return 0;
+  errno = ENAMETOOLONG;
+  return -1;
+}
+
 int
-catalog_open (const char *dir, const uint8_t id[HOST_ID_LEN],
-              struct catalog **catalog, bool *rebuilt)
+catalog_set_aside (const struct io_fs *fs, const char *dir)
+{
+  char path[JOURNAL_PATH_MAX + 1];
+
+  return catalog_path (dir, path) == -1 ? -1 : set_aside (fs, path);
+}
+
+int
+catalog_open (const struct io_fs *fs, const char *dir,
+              const uint8_t id[HOST_ID_LEN], struct catalog **catalog,
+              bool *rebuilt)
 {
   char path[JOURNAL_PATH_MAX + 1];
   char text[HOST_ID_STRLEN + 1];
-  int n = snprintf (path, sizeof path, "%s/%s", dir, FILE_NAME);
 
   *catalog = NULL;
   *rebuilt = false;
-  if (n < 0 || (size_t) n >= sizeof path) {
-    errno = ENAMETOOLONG;
+  if (catalog_path (dir, path) == -1)
     return -1;
-  }
   host_id_text (id, text);
-  if (open_file (path, text, catalog, rebuilt) == 0)
+  if (open_file (fs, path, text, catalog, rebuilt) == 0)
     return 0;
-  if (errno != EBADMSG || set_aside (path) == -1)
+  if (errno != EBADMSG || set_aside (fs, path) == -1)
     return -1;
-  return open_file (path, text, catalog, rebuilt);
+  return open_file (fs, path, text, catalog, rebuilt);
 }
 
 void

@@ -5,8 +5,8 @@
  * commit path: it is written by one background thread of the replica.
  *
  * Other programs may read and even write it meanwhile; whoever keeps it locked
- * makes these functions wait a second and then fail, and nothing worse.  It is SQLite that does
- * the I/O, so this is the one file below replica/ that does not go through common/io.h.
+ * makes these functions wait a second and then fail, and nothing worse.  SQLite does the I/O
+ * by its own seam, the default VFS; files are made and moved aside through common/io.h.
  *
  * The tables (PRAGMA user_version 1; later versions add columns and tables):
  *   replica      id
@@ -16,8 +16,8 @@
  *
  * Threads: one at a time per struct catalog, which must not be carried over a
  * fork.  Errors: -1 with errno: EBUSY when another program has it locked (nothing was
- * changed, try later); EBADMSG when it turned out to be damaged (close it
- * and open it anew); ENOSPC, ENOMEM, EROFS; EIO for any other SQLite error.
+ * changed, try later); EBADMSG when it turned out to be damaged (close it, set it
+ * aside and open it anew); ENOSPC, ENOMEM, EROFS; EIO for any other SQLite error.
  */
 #ifndef MCBUF_JOURNAL_CATALOG_H
 #define MCBUF_JOURNAL_CATALOG_H
@@ -26,14 +26,19 @@
 
 struct catalog;
 
-/* Open or make (mode 0600) the catalog in the directory DIR for replica ID.  A file that is damaged,
+/* Open or make (mode 0600) the catalog in the directory DIR of FS for replica ID.  A file that is damaged,
  * of another replica or of a newer schema is renamed to catalog.sqlite.bad and *REBUILT set, as
  * it is when there was none: the caller then fills it from the journal.
  * *REBUILT is set again at the next opening if no catalog_window followed.
  */
-extern int catalog_open (const char *dir, const uint8_t id[HOST_ID_LEN],
+extern int catalog_open (const struct io_fs *fs, const char *dir,
+                         const uint8_t id[HOST_ID_LEN],
                          struct catalog **catalog, bool *rebuilt);
 extern void catalog_close (struct catalog *c);
+/* Rename the catalog in DIR, which nobody here has open, to catalog.sqlite.bad: opening does not see all
+ * damage that writing meets.
+ */
+extern int catalog_set_aside (const struct io_fs *fs, const char *dir);
 
 /* Note the checkpoints CP[0..N) of GENERATION as recoverable; one that is there already
  * is replaced.  All of them or none.

@@ -47,17 +47,38 @@ adopt_state_locked (struct journal *j, const struct journal_state *state,
 }
 
 /* Note that everything up to here was, or may be, acknowledged.  An error only
- * makes the mark stale, which is what it may be after any crash.
+ * makes the mark stale, which is what it may be after any crash.  Only the flag of a server
+ * that failed must not come back: what is acknowledged from here on would be taken for refused.
  */
-static void
+static int
 acknowledge (struct journal *j, const struct journal_state *state)
 {
-  if (acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
-                   state->generation, j->log.durable, 0) == -1)
-    return;
+  bool flagged;
+  int r = acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
+                       state->generation, j->log.durable, 0);
+
+  {
+    SCOPED_LOCK (&j->lock);
+    flagged = j->mark_failed;
+  }
+  if (flagged) {
+    int error = r == -1 || io_fdatasync (j->acked_file) == -1 ? errno : 0;
+    SCOPED_LOCK (&j->lock);
+
+    if (error) {
+      poison_locked (j, error);
+      errno = EIO;
+      return -1;
+    }
+    j->mark_failed = false;
+    return 0;
+  }
+  if (r == -1)
+    return 0;
   SCOPED_LOCK (&j->lock);
   j->acked_dirty = true;
   pthread_cond_signal (&j->acked_cond);
+  return 0;
 }
 
 /* When no chunk is left for more records, some of the last ones are kept back for
@@ -107,7 +128,7 @@ journal_record (struct journal *j, enum journal_kind kind,
     pthread_mutex_lock (&j->lock);
     adopt_state_locked (j, &state, kind);
     pthread_mutex_unlock (&j->lock);
-    acknowledge (j, &state);
+    r = acknowledge (j, &state);
   }
 
   SCOPED_LOCK (&j->lock);
@@ -250,7 +271,7 @@ journal_do_commit (struct journal *j, struct journal_commit *commit)
 
   r = commit_turn (j, commit, &state);
   if (r == 0)
-    acknowledge (j, &state);
+    r = acknowledge (j, &state);
 
   SCOPED_LOCK (&j->lock);
   log_turn_give_locked (j);

@@ -100,7 +100,9 @@ create_in_dir (struct journal *j, const struct journal_config *config,
   if (acked_write (j, 0, state->generation, j->log.seq, 0) == -1 ||
       io_fdatasync (j->acked_file) == -1)
     return -1;
-  if (io_rename (j->fs, fresh, final) == -1 ||
+  /* Its name first: one that was left must not come back beside the new journal. */
+  if (io_sync_dir (j->fs, j->dir) == -1 ||
+      io_rename (j->fs, fresh, final) == -1 ||
       io_sync_dir (j->fs, j->dir) == -1)
     return -1;
   return 0;

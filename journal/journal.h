@@ -193,9 +193,9 @@ extern int journal_get_damage (struct journal *j,
 extern int journal_failed (struct journal *j);
 
 /* The journal has failed, and writes are about to be refused.  Leaves word of it beside the
- * log: the next process on this host may find in the page cache what a failed sync never
- * brought to the disk.  DURABLE: and no power loss may bring back what was refused.  -1: that
- * failed too, and only shared memory still tells.
+ * log, durably as far as that goes: the next process on this host may find in the page cache what a
+ * failed sync never brought to the disk, or after a power loss a clean mark that was to go.  DURABLE: no
+ * power loss may bring back what was refused.  -1: that failed, and only shared memory still tells.
  */
 extern int journal_note_failed (struct journal *j, bool durable);
 
@@ -203,7 +203,8 @@ extern int journal_note_failed (struct journal *j, bool durable);
 
 /* Checkpoints that the journal can still recover to, oldest first, at most
  * MAX of them into LIST; returns how many there are.  The first is the watermark, or the
- * write-out target once that has been started.  PROMOTED_COMMITs are not checkpoints.
+ * write-out target once that has been started.  PROMOTED_COMMITs are not checkpoints: of a promoted
+ * replica the list is the checkpoint that was promoted.
  * None from the one on that damage has hit; none at all when records are lost, which might
  * have said that write-out had gone further.
  */

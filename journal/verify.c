@@ -148,6 +148,15 @@ journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
 
   if (!s->has_checkpoint || j->lost)
     return 0;
+  if (s->state == JOURNAL_PROMOTED) {
+    /* Commits behind it are void, or flushes of its own, as the watermark may be. */
+    if (j->damaged && j->damage.checkpoint != 0 &&
+        s->checkpoint.id >= j->damage.checkpoint)
+      return 0;
+    if (max > 0)
+      list[0] = s->checkpoint;
+    return 1;
+  }
   if (s->target > from)
     from = s->target - 1;       /* the target itself is the first */
   else {

@@ -14,6 +14,7 @@
 #include "replica/internal.h"
 
 #define IDLE_MS 500
+#define KEEP 256                /* events that wait for a catalog that cannot be written */
 
 struct house_event {
   struct house_event *next;
@@ -92,11 +93,15 @@ house_free (struct replica *r)
 {
   free_events (r->events);
   r->events = NULL;
+  catalog_close (r->house.catalog);
+  r->house.catalog = NULL;
 }
 
-/* A catalog that was lost is made again from what the journal still has. */
+/* --- the catalog --- */
+
+/* Whatever a busy, killed or damaged catalog missed is in the journal. */
 static int
-refill (struct replica *r, struct catalog *c)
+refill (struct replica *r)
 {
   size_t n = journal_checkpoints (r->journal, NULL, 0);
   CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
@@ -106,32 +111,133 @@ refill (struct replica *r, struct catalog *c)
     return -1;
   n = MIN (n, journal_checkpoints (r->journal, list, n));
   journal_get_state (r->journal, &state);
-  return catalog_checkpoints (c, state.generation, list, n);
+  return catalog_checkpoints (r->house.catalog, state.generation, list, n);
 }
 
-static int
-write_events (struct catalog *c, const struct house_event *list)
-{
-  for (const struct house_event *e = list; e; e = e->next)
-    if ((e->is_checkpoint ?
-         catalog_checkpoints (c, e->generation, &e->checkpoint, 1) :
-         catalog_event (c, e->time, e->generation, e->kind, e->text)) == -1)
-      return -1;
-  return 0;
-}
-
-/* What may be recovered to, as the catalog shows it. */
-static int
-write_window (struct replica *r, struct catalog *c)
+/* From where to where can be recovered?  1, 0: nowhere. */
+static void
+window (struct replica *r, uint64_t *oldest, uint64_t *newest)
 {
   struct journal_state state;
 
   journal_get_state (r->journal, &state);
-  if (!state.has_checkpoint)
-    return catalog_window (c, 1, 0);
-  return catalog_window (c, MIN (state.target, state.checkpoint.id),
-                         state.checkpoint.id);
+  *newest = state.has_checkpoint ? state.checkpoint.id : 0;
+  *oldest = !state.has_checkpoint ? 1 : state.state == JOURNAL_PROMOTED ? *newest :
+    MIN (state.target, *newest);
 }
+
+/* What may be recovered to, as the catalog shows it. */
+static int
+write_window (struct replica *r)
+{
+  struct house *h = &r->house;
+
+  window (r, &h->oldest, &h->newest);
+  return catalog_window (h->catalog, h->oldest, h->newest);
+}
+
+/* Write-out has gone on, which makes no event. */
+static bool
+window_moved (struct replica *r)
+{
+  uint64_t oldest, newest;
+
+  window (r, &oldest, &newest);
+  return oldest != r->house.oldest || newest != r->house.newest;
+}
+
+/* Write and free events from *LIST on, up to one that cannot be written. */
+static int
+write_events (struct replica *r, struct house_event **list)
+{
+  struct catalog *c = r->house.catalog;
+  struct house_event *e;
+
+  while ((e = *list) != NULL) {
+    if ((e->is_checkpoint ?
+         catalog_checkpoints (c, e->generation, &e->checkpoint, 1) :
+         catalog_event (c, e->time, e->generation, e->kind, e->text)) == -1)
+      return -1;
+    *list = e->next;
+    free (e);
+  }
+  return 0;
+}
+
+static int
+write_catalog (struct replica *r, struct house_event **list)
+{
+  struct house *h = &r->house;
+  bool rebuilt;
+
+  if (h->catalog == NULL) {
+    if (catalog_open (r->fs, r->dir, journal_get_config (r->journal)->id,
+                      &h->catalog, &rebuilt) == -1)
+      return -1;
+    h->behind = true;
+  }
+  /* Before the events, for some of these are newer than what the journal is asked for. */
+  if ((h->behind && refill (r) == -1) || write_events (r, list) == -1 ||
+      write_window (r) == -1)
+    return -1;
+  h->behind = false;
+  return 0;
+}
+
+/* Those of LIST that the journal cannot tell again wait for the next time. */
+static void
+put_back (struct replica *r, struct house_event *list)
+{
+  struct house_event **end = &list;
+  unsigned n = 0;
+  SCOPED_LOCK (&r->lock);
+
+  while (*end) {
+    struct house_event *e = *end;
+
+    if (e->is_checkpoint || n == KEEP) {
+      *end = e->next;
+      free (e);
+    }
+    else {
+      end = &e->next;
+      n++;
+    }
+  }
+  if (n == 0)
+    return;
+  *end = r->events;
+  if (r->events == NULL)
+    r->events_end = end;
+  r->events = list;
+}
+
+static void
+keep_catalog (struct replica *r, struct house_event *list)
+{
+  struct house *h = &r->house;
+
+  if (write_catalog (r, &list) == 0) {
+    h->complained = false;
+    return;
+  }
+  if (!h->complained)
+    replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: %m: the catalog lags behind "
+                 "(nothing depends on it)", r->dir);
+  h->complained = true;
+  h->behind = true;
+  if (errno == EBADMSG) {
+    catalog_close (h->catalog);
+    h->catalog = NULL;
+    /* Or it would be opened, and be found damaged, for ever. */
+    if (catalog_set_aside (r->fs, r->dir) == -1)
+      replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: damaged, and cannot be renamed: %m: "
+                   "remove it", r->dir);
+  }
+  put_back (r, list);
+}
+
+/* --- the thread --- */
 
 /* Are seals to be expected, that want something prepared? */
 static bool
@@ -141,62 +247,65 @@ seals_locked (struct replica *r)
           r->state == JOURNAL_RESYNCING) && !r->clean && !r->stopping;
 }
 
+/* What there is to do now.  True: the server stops, this was the last time. */
+static bool
+round_of_chores (struct replica *r)
+{
+  struct house_event *list;
+  struct divergence *where;
+  struct epoch *discarded;
+  bool seals, last, failed;
+
+  {
+    SCOPED_LOCK (&r->lock);
+
+    list = take_events_locked (r);
+    discarded = r->discarded;
+    where = r->discarded_for;
+    r->discarded = NULL;
+    last = r->stopping;
+    seals = seals_locked (r);
+  }
+  if (discarded)
+    divergence_finish (r, where, discarded);
+  failed = seals && replica_prepare_seal (r) == -1;
+  if (failed && !r->house.unprepared)
+    replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
+  r->house.unprepared = failed;
+  if (list || r->house.behind || window_moved (r))
+    keep_catalog (r, list);
+  return last;
+}
+
+static void
+wait_chores (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if ((r->events == NULL || r->house.behind) && !r->stopping &&
+      r->discarded == NULL &&
+      !(seals_locked (r) && !r->house.unprepared &&
+        speculation_spares_wanted (r->spec) > 0)) {
+    uint64_t ns = host_monotonic_ns () + IDLE_MS * UINT64_C (1000000);
+    struct timespec ts = { .tv_sec = ns / 1000000000,
+                           .tv_nsec = ns % 1000000000 };
+
+    (void) pthread_cond_timedwait (&r->chores, &r->lock, &ts);
+  }
+}
+
+void
+house_step (struct replica *r)
+{
+  (void) round_of_chores (r);
+}
+
 void *
 house_main (void *replica)
 {
   struct replica *r = replica;
-  struct catalog *c = NULL;
-  bool rebuilt, complained = false, failed = false, first = true, last = false;
 
-  /* Whatever a busy or killed catalog missed is in the journal. */
-  if (catalog_open (r->dir, journal_get_config (r->journal)->id, &c,
-                    &rebuilt) == -1 || refill (r, c) == -1) {
-    replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: %m: going on without a catalog "
-                 "(nothing depends on it)", r->dir);
-    complained = true;
-  }
-  while (!last) {
-    struct house_event *list;
-    struct epoch *discarded;
-    struct divergence *where;
-    bool seals, note;
-
-    {
-      SCOPED_LOCK (&r->lock);
-
-      if (r->events == NULL && !r->stopping && r->discarded == NULL &&
-          !(seals_locked (r) && !failed && speculation_spares_wanted (r->spec) > 0)) {
-        uint64_t ns = host_monotonic_ns () + IDLE_MS * UINT64_C (1000000);
-        struct timespec ts = { .tv_sec = ns / 1000000000,
-                               .tv_nsec = ns % 1000000000 };
-
-        (void) pthread_cond_timedwait (&r->chores, &r->lock, &ts);
-      }
-      list = take_events_locked (r);
-      discarded = r->discarded;
-      r->discarded = NULL;
-      where = r->discarded_for;
-      note = discarded != NULL;
-      last = r->stopping;
-      seals = seals_locked (r);
-    }
-    if (note)
-      divergence_finish (r, where, discarded);
-    failed = seals && replica_prepare_seal (r) == -1;
-    if (failed && !complained) {
-      replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
-      complained = true;
-    }
-    if (c && (list || first) &&
-        ((list && write_events (c, list) == -1) ||
-         write_window (r, c) == -1) && !complained) {
-      replica_log (r, REPLICA_LOG_ERROR, "%s/catalog.sqlite: %m: the catalog lags behind "
-                   "(nothing depends on it)", r->dir);
-      complained = true;
-    }
-    free_events (list);
-    first = false;
-  }
-  catalog_close (c);
+  while (!round_of_chores (r))
+    wait_chores (r);
   return NULL;
 }

@@ -48,6 +48,14 @@ struct rmw {
   struct rmw *next;
 };
 
+/* The house thread's own. */
+struct house {
+  struct catalog *catalog;      /* NULL: not open */
+  bool behind;                  /* it may lack what the journal has */
+  uint64_t oldest, newest;      /* that it shows as recoverable */
+  bool complained, unprepared;  /* said so */
+};
+
 struct disk {
   char *name;
   uint64_t size;
@@ -131,6 +139,7 @@ struct replica {
   unsigned connections;
 
   struct house_event *events, **events_end;     /* for the catalog */
+  struct house house;
 
   pthread_t wo_thread, house_thread;
   bool running;
@@ -484,6 +493,8 @@ extern int replica_resync (struct replica *r, bool overwrite,
 /* --- house.c: what has time --------------------------------------------------- */
 
 extern void *house_main (void *replica);
+/* What the thread does once, now: for tests that run no threads. */
+extern void house_step (struct replica *r);
 extern void house_event_locked (struct replica *r, const char *kind,
                                 const char *fmt, ...)
   __attribute__ ((format (printf, 3, 4)));

@@ -140,6 +140,7 @@ destroy (struct replica *r)
   control_close (r->control);
   speculation_free (r->spec);
   writeout_free (r->wo);
+  house_free (r);
   journal_close (r->journal);
   for (unsigned i = 0; i < r->ndisks; i++) {
     backing_close (r->disks[i].backing);
@@ -154,7 +155,6 @@ destroy (struct replica *r)
     r->discarded = older;
   }
   divergence_free (r->divergence);
-  house_free (r);
   free (r->dir);
   free (r);
   errno = saved;
@@ -177,6 +177,7 @@ replica_open (const struct replica_params *params, struct replica **replica,
   r->shared = params->shared;
   r->history = params->history;
   r->events_end = &r->events;
+  r->house.behind = true;
   if ((r->dir = strdup (params->dir)) == NULL) {
     mcerror_set (err, MCEXIT_USAGE, "cannot make the replica: %m");
     goto error;

@@ -37,17 +37,48 @@ checkpoint_json (const struct journal_checkpoint *cp)
                     "bytes", (json_int_t) cp->bytes);
 }
 
+/* A line in the making. */
+struct line {
+  char *text;
+  size_t len, room;
+  bool failed;
+};
+
+static int
+add_to_line (const char *text, size_t len, void *opaque)
+{
+  struct line *line = opaque;
+
+  if (line->len + len + 1 > line->room) {
+    size_t room = 2 * line->room + len + 256;
+    char *more = realloc (line->text, room);
+
+    if (more == NULL) {
+      line->failed = true;
+      return -1;
+    }
+    line->text = more;
+    line->room = room;
+  }
+  memcpy (line->text + line->len, text, len);
+  line->len += len;
+  line->text[line->len] = '\0';
+  return 0;
+}
+
+/* Not json_dumps: where memory runs out, that one may leave a key out and say that all is well. */
 char *
 json_line (json_t *json)
 {
-  char *line = NULL;
+  struct line line = { NULL, 0, 0, false };
+  int r = json ? json_dump_callback (json, add_to_line, &line, JSON_COMPACT) : -1;
 
-  if (json)
-    line = json_dumps (json, JSON_COMPACT);
   json_decref (json);
-  if (line == NULL)
-    errno = ENOMEM;
-  return line;
+  if (r == 0 && !line.failed)
+    return line.text;
+  free (line.text);
+  errno = ENOMEM;
+  return NULL;
 }
 
 static int

@@ -17,6 +17,8 @@ EXTRA_DIST += \
 TESTS += unit/test-replica-groups
 check_PROGRAMS += unit/test-replica-groups
 unit_test_replica_groups_SOURCES = \
+	unit/simcrash.c \
+	unit/simdisk-impl.h \
 	unit/simdisk.c \
 	unit/simdisk.h \
 	unit/simpages.c \

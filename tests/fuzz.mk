@@ -40,6 +40,8 @@ fuzz_world = \
 	fuzz/fuzz.h \
 	fuzz/world.c \
 	fuzz/world.h \
+	unit/simcrash.c \
+	unit/simdisk-impl.h \
 	unit/simdisk.c \
 	unit/simdisk.h \
 	unit/simpages.c \

@@ -14,10 +14,7 @@ journal_test_libs = \
 check_PROGRAMS += unit/test-journal-basic
 TESTS += unit/test-journal-basic
 unit_test_journal_basic_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
+	$(SIMDISK_SOURCES) \
 	unit/test-journal-basic.c \
 	$(journal_test_help) \
 	$(NULL)
@@ -31,10 +28,7 @@ unit_test_journal_takeover_LDADD = $(journal_test_libs)
 check_PROGRAMS += unit/test-journal-crash
 TESTS += unit/test-journal-crash
 unit_test_journal_crash_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
+	$(SIMDISK_SOURCES) \
 	unit/test-journal-crash.c \
 	$(journal_test_help) \
 	$(NULL)
@@ -43,10 +37,7 @@ unit_test_journal_crash_LDADD = $(journal_test_libs)
 check_PROGRAMS += unit/test-journal-damage
 TESTS += unit/test-journal-damage
 unit_test_journal_damage_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
+	$(SIMDISK_SOURCES) \
 	unit/test-journal-damage.c \
 	$(journal_test_help) \
 	$(NULL)
@@ -61,10 +52,7 @@ check_PROGRAMS += unit/test-journal-format
 TESTS += unit/test-journal-format
 EXTRA_DIST += unit/journal-format-1.golden
 unit_test_journal_format_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
+	$(SIMDISK_SOURCES) \
 	unit/test-journal-format.c \
 	$(journal_test_help) \
 	$(NULL)

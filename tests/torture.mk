@@ -1,21 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Power loss and faults of a whole replica, on a simulated disk.
+# Power loss of a whole replica, on a simulated disk.
 
-TESTS += unit/test-replica-torture
-check_PROGRAMS += unit/test-replica-torture
-unit_test_replica_torture_SOURCES = \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
-	unit/test-replica-torture.c \
-	unit/torture-check.c \
-	unit/torture-host.c \
-	unit/torture-life.c \
-	unit/torture.h \
-	$(NULL)
-unit_test_replica_torture_LDFLAGS = \
+# The simulated host, unit/torture-host.c, and allocations that fail, unit/fail-alloc.c.
+TORTURE_WRAP = \
 	$(AM_LDFLAGS) \
+	-Wl,--wrap=aligned_alloc \
+	-Wl,--wrap=asprintf \
 	-Wl,--wrap=calloc \
 	-Wl,--wrap=free \
 	-Wl,--wrap=host_boot_id \
@@ -23,14 +13,53 @@ unit_test_replica_torture_LDFLAGS = \
 	-Wl,--wrap=host_random \
 	-Wl,--wrap=host_time_ns \
 	-Wl,--wrap=journal_start \
+	-Wl,--wrap=malloc \
 	-Wl,--wrap=map_new \
 	-Wl,--wrap=mmap \
 	-Wl,--wrap=munmap \
+	-Wl,--wrap=posix_memalign \
+	-Wl,--wrap=realloc \
+	-Wl,--wrap=strdup \
+	-Wl,--wrap=strndup \
 	$(NULL)
-unit_test_replica_torture_LDADD = $(REPLICA_LIBS)
+TORTURE_LIBS = \
+	unit/libtorture.la \
+	$(REPLICA_LIBS) \
+	$(NULL)
+
+check_LTLIBRARIES += unit/libtorture.la
+unit_libtorture_la_CPPFLAGS = $(AM_CPPFLAGS) -DTORTURE
+unit_libtorture_la_SOURCES = \
+	$(SIMDISK_SOURCES) \
+	unit/fail-alloc.c \
+	unit/simvfs.c \
+	unit/simvfs.h \
+	unit/torture-catalog.c \
+	unit/torture-check.c \
+	unit/torture-fault.c \
+	unit/torture-host.c \
+	unit/torture-life.c \
+	unit/torture-model.c \
+	unit/torture-steps.c \
+	unit/torture-verbs.c \
+	unit/torture.h \
+	$(NULL)
+
+TESTS += unit/test-replica-torture
+check_PROGRAMS += unit/test-replica-torture
+unit_test_replica_torture_SOURCES = unit/test-replica-torture.c
+unit_test_replica_torture_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_torture_LDADD = $(TORTURE_LIBS)
+
+TESTS += unit/test-replica-found
+check_PROGRAMS += unit/test-replica-found
+unit_test_replica_found_SOURCES = unit/test-replica-found.c
+unit_test_replica_found_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_found_LDADD = $(TORTURE_LIBS)
 
 # make torture SEEDS=n: n lives, and their share of the rest.
 SEEDS = 1000
 .PHONY: torture
-torture: unit/test-replica-torture
+torture: unit/test-replica-torture unit/test-replica-faults
 	MCBUF_TORTURE_SEEDS=$(SEEDS) unit/test-replica-torture
+	MCBUF_TORTURE_SEEDS=$(SEEDS) unit/test-replica-faults

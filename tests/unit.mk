@@ -23,6 +23,15 @@ check_PROGRAMS += $(UNIT_TESTS)
 UNIT_COMMON = unit/unit.c unit/unit.h
 UNIT_LIBS = $(top_builddir)/common/libcommon.la $(CHECK_LIBS)
 
+SIMDISK_SOURCES = \
+	unit/simcrash.c \
+	unit/simdisk-impl.h \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	$(NULL)
+
 # Every allocation of the program goes through unit/fail-alloc.c.
 UNIT_WRAP = \
 	$(AM_LDFLAGS) \
@@ -30,7 +39,11 @@ UNIT_WRAP = \
 	-Wl,--wrap=calloc \
 	-Wl,--wrap=realloc \
 	-Wl,--wrap=aligned_alloc \
+	-Wl,--wrap=asprintf \
 	-Wl,--wrap=mmap \
+	-Wl,--wrap=posix_memalign \
+	-Wl,--wrap=strdup \
+	-Wl,--wrap=strndup \
 	$(NULL)
 
 test_catalog_SOURCES = \

@@ -5,47 +5,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
-#include "unit/simdisk.h"
-#include "unit/simpages.h"
-
-#define MAX_FILES 96
-
-/* A write that was not synced, as whole sectors: what the cache held of them then. */
-struct pending {
-  uint64_t off;
-  size_t len;
-  uint8_t *data;
-  struct pending *next;
-};
-
-struct inode {
-  char *name;                   /* NULL: unlinked */
-  char *durable_name;           /* after a power loss; NULL: none */
-  struct content now, durable;
-  struct pending *pending, **last;
-  bool lost;                    /* a failed sync lost some: the cache knows more than the disk will */
-  uint64_t bad_off, bad_len;
-};
-
-struct simdisk {
-  struct io_fs fs;
-  pthread_mutex_t lock;
-  struct inode inodes[MAX_FILES];
-  unsigned ninodes;
-  simdisk_hook_fn hook;
-  void *hook_opaque;
-  uint64_t ops, fail_at;
-  int fail_error;
-  bool fail_sticky;
-  size_t short_len;
-  bool torn, no_zero;
-};
+#include "unit/simdisk-impl.h"
 
 struct sim_file {
   struct io_file base;
@@ -54,15 +19,6 @@ struct sim_file {
 };
 
 /* --- Operations --- */
-
-static struct inode *
-find (struct simdisk *s, const char *path)
-{
-  for (unsigned i = 0; i < s->ninodes; i++)
-    if (s->inodes[i].name && strcmp (s->inodes[i].name, path) == 0)
-      return &s->inodes[i];
-  return NULL;
-}
 
 static struct simdisk *
 disk_of (struct io_file *file)
@@ -76,29 +32,45 @@ inode_of (struct io_file *file)
   return ((struct sim_file *) file)->inode;
 }
 
-/* Before a write or a sync: 0, or -1 when it is to fail. */
-static int
-before (struct simdisk *s, enum simdisk_op op)
+struct inode *
+simdisk_find (struct simdisk *s, const char *path)
 {
-  bool fail;
-
-  if (s->hook)
-    s->hook (s->hook_opaque, op);
-  SCOPED_LOCK (&s->lock);
-  s->ops++;
-  fail = s->fail_at != 0 &&
-    (s->fail_sticky ? s->ops >= s->fail_at : s->ops == s->fail_at);
-  if (fail)
-    errno = s->fail_error;
-  return fail ? -1 : 0;
+  for (unsigned i = 0; i < s->ninodes; i++)
+    if (s->inodes[i].name && strcmp (s->inodes[i].name, path) == 0)
+      return &s->inodes[i];
+  return NULL;
 }
 
-static struct inode *
-inode_new (struct simdisk *s, const char *path)
+static void
+forget_pending (struct inode *i)
 {
-  struct inode *i = &s->inodes[s->ninodes++];
+  while (i->pending) {
+    struct pending *p = i->pending;
 
-  assert (s->ninodes <= MAX_FILES);
+    i->pending = p->next;
+    free (p->data);
+    free (p);
+  }
+  i->last = &i->pending;
+}
+
+struct inode *
+simdisk_inode (struct simdisk *s, const char *path)
+{
+  struct inode *i = NULL;
+
+  for (unsigned k = 0; k < s->ninodes && i == NULL; k++)
+    if (s->inodes[k].name == NULL && s->inodes[k].durable_name == NULL &&
+        s->inodes[k].opens == 0) {
+      i = &s->inodes[k];
+      forget_pending (i);
+      content_free (&i->now);
+      content_free (&i->durable);
+    }
+  if (i == NULL) {
+    assert (s->ninodes < SIMDISK_FILES);
+    i = &s->inodes[s->ninodes++];
+  }
   memset (i, 0, sizeof *i);
   i->name = strdup (path);
   i->last = &i->pending;
@@ -107,16 +79,92 @@ inode_new (struct simdisk *s, const char *path)
   return i;
 }
 
+static const char *
+path_of (struct io_file *file)
+{
+  const char *name = inode_of (file)->name;
+
+  return name ? name : "";
+}
+
+/* Before an operation that a crash may hit: 0, or -1 when it is to fail. */
+static int
+before (struct simdisk *s, enum simdisk_op op, const char *path)
+{
+  bool fail;
+
+  {
+    SCOPED_LOCK (&s->lock);
+    s->op_path = path;
+  }
+  if (s->hook)
+    s->hook (s->hook_opaque, op);
+  SCOPED_LOCK (&s->lock);
+  s->ops++;
+  fail = s->fail_at != 0 && op != SIMDISK_NAME &&
+    (s->fail_sticky ? s->ops >= s->fail_at : s->ops == s->fail_at);
+  if (fail)
+    errno = s->fail_error;
+  return fail ? -1 : 0;
+}
+
+/* Whoever asked to see every call may fail it. */
+static int
+called (struct simdisk *s, enum simdisk_call what, const char *path,
+        size_t *len)
+{
+  size_t any = 0;
+  int error = s->call ? s->call (s->call_opaque, what, path, len ? len : &any) : 0;
+
+  if (error == 0)
+    return 0;
+  errno = error;
+  return -1;
+}
+
+void (*simdisk_inside) (bool in);
+
+static void
+leave (const bool *in)
+{
+  int saved = errno;
+
+  if (*in)
+    simdisk_inside (false);
+  errno = saved;
+}
+
+static bool
+enter (void)
+{
+  if (simdisk_inside == NULL)
+    return false;
+  simdisk_inside (true);
+  return true;
+}
+
+/* In here it is the kernel that runs. */
+#define KERNEL() \
+  __attribute__ ((cleanup (leave), unused)) const bool inside = enter ()
+
 static int
 sim_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
           struct io_file **file)
 {
   struct simdisk *s = fs->opaque;
-  SCOPED_LOCK (&s->lock);
-  struct inode *i = find (s, path);
+  struct inode *i;
   struct sim_file *f;
+  KERNEL ();
 
   (void) mode;
+  if (called (s, SIMDISK_CALL_OPEN, path, NULL) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
+  if (s->no_direct && (flags & O_DIRECT)) {
+    errno = EINVAL;
+    return -1;
+  }
+  i = simdisk_find (s, path);
   if (i == NULL && !(flags & O_CREAT)) {
     errno = ENOENT;
     return -1;
@@ -130,7 +178,8 @@ sim_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
     return -1;
   f->base.fs = fs;
   f->s = s;
-  f->inode = i ? i : inode_new (s, path);
+  f->inode = i ? i : simdisk_inode (s, path);
+  f->inode->opens++;
   *file = &f->base;
   return 0;
 }
@@ -138,6 +187,13 @@ sim_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
 static void
 sim_close (struct io_file *file)
 {
+  struct simdisk *s = disk_of (file);
+  KERNEL ();
+
+  {
+    SCOPED_LOCK (&s->lock);
+    inode_of (file)->opens--;
+  }
   free (file);
 }
 
@@ -145,9 +201,12 @@ static ssize_t
 sim_pread (struct io_file *file, void *buf, size_t len, uint64_t off)
 {
   struct simdisk *s = disk_of (file);
-  SCOPED_LOCK (&s->lock);
   const struct inode *i = inode_of (file);
+  KERNEL ();
 
+  if (called (s, SIMDISK_CALL_READ, path_of (file), &len) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
   if (off >= i->now.size)
     return 0;
   len = MIN (len, i->now.size - off);
@@ -181,16 +240,24 @@ sim_pwritev (struct io_file *file, const struct iovec *iov, int n, uint64_t off)
 {
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
-  bool fail = before (s, SIMDISK_WRITE) == -1;
-  SCOPED_LOCK (&s->lock);
   /* What is cut short ends with a sector. */
-  size_t len = 0, cut = off % SIMDISK_SECTOR;
-  size_t max = s->short_len ? s->short_len - cut : SIZE_MAX;
+  size_t len = 0, max = 0, cut = off % SIMDISK_SECTOR;
+  int error = 0;
+  KERNEL ();
 
-  if (fail) {
-    if (!s->torn)
+  for (int k = 0; k < n; k++)
+    max += iov[k].iov_len;
+  if (before (s, SIMDISK_WRITE, path_of (file)) == -1 ||
+      called (s, SIMDISK_CALL_WRITE, path_of (file), &max) == -1)
+    error = errno;
+  SCOPED_LOCK (&s->lock);
+  if (s->short_len)
+    max = MIN (max, s->short_len - cut);
+  if (error) {
+    errno = error;
+    if (!s->torn || error == EINTR)
       return -1;
-    max = SIMDISK_SECTOR - cut; /* some of it may have got through */
+    max = MIN (max, SIMDISK_SECTOR - cut);      /* some of it may have got through */
   }
   for (int k = 0; k < n && len < max; k++) {
     size_t part = MIN (iov[k].iov_len, max - len);
@@ -199,24 +266,11 @@ sim_pwritev (struct io_file *file, const struct iovec *iov, int n, uint64_t off)
     len += part;
   }
   add_pending (i, off, len);
-  if (fail) {
-    errno = s->fail_error;
+  if (error) {
+    errno = error;
     return -1;
   }
   return len;
-}
-
-static void
-forget_pending (struct inode *i)
-{
-  while (i->pending) {
-    struct pending *p = i->pending;
-
-    i->pending = p->next;
-    free (p->data);
-    free (p);
-  }
-  i->last = &i->pending;
 }
 
 static int
@@ -224,16 +278,20 @@ sim_fdatasync (struct io_file *file)
 {
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
-  bool fail = before (s, SIMDISK_SYNC) == -1;
-  SCOPED_LOCK (&s->lock);
+  int error = 0;
+  KERNEL ();
 
-  if (fail) {
+  if (before (s, SIMDISK_SYNC, path_of (file)) == -1 ||
+      called (s, SIMDISK_CALL_SYNC, path_of (file), NULL) == -1)
+    error = errno;
+  SCOPED_LOCK (&s->lock);
+  if (error) {
     /* The kernel marks the pages clean all the same: no later sync writes them. */
     if (s->torn && i->pending) {
       i->lost = true;
       forget_pending (i);
     }
-    errno = s->fail_error;
+    errno = error;
     return -1;
   }
   if (i->lost) {
@@ -255,14 +313,14 @@ sim_fallocate (struct io_file *file, int mode, uint64_t off, uint64_t len)
   static const uint8_t zeroes[65536];
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
+  KERNEL ();
 
-  if (mode != 0) {
-    if (before (s, SIMDISK_WRITE) == -1)
-      return -1;
-    if (s->no_zero) {
-      errno = EOPNOTSUPP;
-      return -1;
-    }
+  if ((mode != 0 && before (s, SIMDISK_WRITE, path_of (file)) == -1) ||
+      called (s, SIMDISK_CALL_SPACE, path_of (file), NULL) == -1)
+    return -1;
+  if (mode != 0 && s->no_zero) {
+    errno = EOPNOTSUPP;
+    return -1;
   }
   SCOPED_LOCK (&s->lock);
   if (mode == 0) {
@@ -288,8 +346,10 @@ sim_truncate (struct io_file *file, uint64_t size)
 {
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
+  KERNEL ();
 
-  if (before (s, SIMDISK_WRITE) == -1)
+  if (before (s, SIMDISK_WRITE, path_of (file)) == -1 ||
+      called (s, SIMDISK_CALL_SPACE, path_of (file), NULL) == -1)
     return -1;
   SCOPED_LOCK (&s->lock);
   for (struct pending *p = i->pending; p; p = p->next)
@@ -303,8 +363,11 @@ static int
 sim_stat (struct io_file *file, struct io_stat *st)
 {
   struct simdisk *s = disk_of (file);
-  SCOPED_LOCK (&s->lock);
+  KERNEL ();
 
+  if (called (s, SIMDISK_CALL_LOOK, path_of (file), NULL) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
   st->kind = IO_KIND_REGULAR;
   st->size = inode_of (file)->now.size;
   return 0;
@@ -314,10 +377,14 @@ static off_t
 sim_seek (struct io_file *file, uint64_t off, int whence)
 {
   struct simdisk *s = disk_of (file);
-  SCOPED_LOCK (&s->lock);
   const struct content *c = &inode_of (file)->now;
   bool hole;
   uint64_t end;
+  KERNEL ();
+
+  if (called (s, SIMDISK_CALL_LOOK, path_of (file), NULL) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
 
   if (off >= c->size) {
     errno = ENXIO;
@@ -336,10 +403,22 @@ sim_seek (struct io_file *file, uint64_t off, int whence)
 static int
 sim_advise (struct io_file *file, uint64_t off, uint64_t len, int advice)
 {
-  (void) file;
-  (void) off;
-  (void) len;
-  (void) advice;
+  struct simdisk *s = disk_of (file);
+  struct inode *i = inode_of (file);
+  KERNEL ();
+  SCOPED_LOCK (&s->lock);
+
+  /* Pages that pass for clean are read from the disk again. */
+  if (i->lost && advice == POSIX_FADV_DONTNEED && off == 0 && len == 0) {
+    uint64_t size = i->now.size;
+
+    content_free (&i->now);
+    i->now = content_share (&i->durable);
+    content_resize (&i->now, size);
+    for (const struct pending *p = i->pending; p; p = p->next)
+      content_write (&i->now, p->data, p->len, p->off);
+    i->lost = false;
+  }
   return 0;
 }
 
@@ -367,9 +446,14 @@ static int
 sim_unlink (const struct io_fs *fs, const char *path)
 {
   struct simdisk *s = fs->opaque;
-  SCOPED_LOCK (&s->lock);
-  struct inode *i = find (s, path);
+  struct inode *i;
+  KERNEL ();
 
+  if (before (s, SIMDISK_NAME, path) == -1 ||
+      called (s, SIMDISK_CALL_NAME, path, NULL) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
+  i = simdisk_find (s, path);
   if (i == NULL) {
     errno = ENOENT;
     return -1;
@@ -383,9 +467,15 @@ static int
 sim_rename (const struct io_fs *fs, const char *from, const char *to)
 {
   struct simdisk *s = fs->opaque;
-  SCOPED_LOCK (&s->lock);
-  struct inode *i = find (s, from), *old = find (s, to);
+  struct inode *i, *old;
+  KERNEL ();
 
+  if (before (s, SIMDISK_NAME, from) == -1 ||
+      called (s, SIMDISK_CALL_NAME, from, NULL) == -1)
+    return -1;
+  SCOPED_LOCK (&s->lock);
+  i = simdisk_find (s, from);
+  old = simdisk_find (s, to);
   if (i == NULL) {
     errno = ENOENT;
     return -1;
@@ -403,9 +493,10 @@ static int
 sim_sync_dir (const struct io_fs *fs, const char *path)
 {
   struct simdisk *s = fs->opaque;
+  KERNEL ();
 
-  (void) path;
-  if (before (s, SIMDISK_SYNC) == -1)
+  if (before (s, SIMDISK_SYNC, path) == -1 ||
+      called (s, SIMDISK_CALL_SYNC, path, NULL) == -1)
     return -1;
   SCOPED_LOCK (&s->lock);
   for (unsigned i = 0; i < s->ninodes; i++) {
@@ -463,192 +554,4 @@ simdisk_hook (struct simdisk *s, simdisk_hook_fn hook, void *opaque)
 {
   s->hook = hook;
   s->hook_opaque = opaque;
-}
-
-/* Apply to C what of the pending writes of I persists. */
-static void
-persist (struct content *c, const struct inode *i, enum simdisk_crash how,
-         uint64_t (*random) (void))
-{
-  unsigned n = 0, keep;
-  /* Few, half or most of them. */
-  unsigned odds = 1 + random () % 15;
-
-  if (i->now.size != c->size && random () % 2)
-    content_resize (c, i->now.size);
-  for (const struct pending *p = i->pending; p; p = p->next)
-    n++;
-  keep = n ? random () % (n + 1) : 0;
-  for (const struct pending *p = i->pending; p; p = p->next) {
-    switch (how) {
-    case SIMDISK_WRITES:
-      if (random () % 16 < odds)
-        content_write (c, p->data, p->len, p->off);
-      break;
-    case SIMDISK_PREFIX:
-      if (keep > 0) {
-        content_write (c, p->data, p->len, p->off);
-        keep--;
-      }
-      break;
-    default:
-      for (size_t at = 0; at < p->len; ) {
-        size_t len = MIN (p->len - at, SIMDISK_SECTOR -
-                          (p->off + at) % SIMDISK_SECTOR);
-
-        if (random () % 16 < odds) {
-          uint8_t junk[SIMDISK_SECTOR];
-
-          if (how == SIMDISK_GARBLE && random () % 8 == 0) {
-            for (unsigned b = 0; b < sizeof junk; b++)
-              junk[b] = random ();
-            content_write (c, junk, len, p->off + at);
-          }
-          else
-            content_write (c, p->data + at, len, p->off + at);
-        }
-        at += len;
-      }
-    }
-  }
-}
-
-struct simdisk *
-simdisk_crash (struct simdisk *s, enum simdisk_crash how,
-               uint64_t (*random) (void))
-{
-  struct simdisk *t = simdisk_new ();
-  SCOPED_LOCK (&s->lock);
-
-  for (unsigned k = 0; k < s->ninodes; k++) {
-    const struct inode *i = &s->inodes[k];
-    const char *name = i->name;
-    struct inode *n;
-
-    /* A name that was not synced is there or not. */
-    if (how != SIMDISK_KILL &&
-        (name == NULL || i->durable_name == NULL ||
-         strcmp (name, i->durable_name) != 0) &&
-        (how == SIMDISK_NONE || random () % 2))
-      name = i->durable_name;
-    if (name == NULL)
-      continue;
-    n = inode_new (t, name);
-    n->durable_name = strdup (name);
-    content_free (&n->now);
-    content_free (&n->durable);
-    n->now = content_share (how == SIMDISK_KILL ? &i->now : &i->durable);
-    if (how != SIMDISK_KILL && how != SIMDISK_NONE)
-      persist (&n->now, i, how, random);
-    n->durable = content_share (how == SIMDISK_KILL ? &i->durable : &n->now);
-    n->lost = how == SIMDISK_KILL && i->lost;
-    if (how == SIMDISK_KILL) {
-      /* What was not synced may still be lost later. */
-      for (const struct pending *p = i->pending; p; p = p->next) {
-        struct pending *copy = calloc (1, sizeof *copy);
-
-        assert (copy);
-        *copy = *p;
-        copy->next = NULL;
-        copy->data = malloc (MAX (p->len, (size_t) 1));
-        assert (copy->data);
-        memcpy (copy->data, p->data, p->len);
-        *n->last = copy;
-        n->last = &copy->next;
-      }
-    }
-  }
-  return t;
-}
-
-void
-simdisk_fail (struct simdisk *s, uint64_t count, int error, bool sticky)
-{
-  s->fail_at = count ? s->ops + count : 0;
-  s->fail_error = error;
-  s->fail_sticky = sticky;
-}
-
-void
-simdisk_short (struct simdisk *s, size_t len)
-{
-  s->short_len = len;
-}
-
-void
-simdisk_torn (struct simdisk *s, bool torn)
-{
-  s->torn = torn;
-}
-
-void
-simdisk_no_zero (struct simdisk *s, bool none)
-{
-  s->no_zero = none;
-}
-
-uint64_t
-simdisk_ops (struct simdisk *s)
-{
-  return s->ops;
-}
-
-uint64_t
-simdisk_size (struct simdisk *s, const char *path)
-{
-  const struct inode *i = find (s, path);
-
-  return i ? i->now.size : 0;
-}
-
-bool
-simdisk_equals (struct simdisk *s, const char *path, const uint8_t *data,
-                uint64_t len)
-{
-  SCOPED_LOCK (&s->lock);
-  const struct inode *i = find (s, path);
-
-  return i && content_equals (&i->now, data, len);
-}
-
-bool
-simdisk_same (struct simdisk *a, struct simdisk *b, const char *path)
-{
-  const struct inode *i = find (a, path), *k = find (b, path);
-
-  return i == NULL || k == NULL ? i == k : content_same (&i->now, &k->now);
-}
-
-void
-simdisk_read (struct simdisk *s, const char *path, uint8_t *data, uint64_t len)
-{
-  SCOPED_LOCK (&s->lock);
-  const struct inode *i = find (s, path);
-
-  assert (i && len <= i->now.size);
-  content_read (&i->now, data, len, 0);
-}
-
-void
-simdisk_flip (struct simdisk *s, const char *path, uint64_t off, uint8_t mask)
-{
-  struct inode *i = find (s, path);
-  uint8_t byte;
-
-  assert (i && off < i->now.size);
-  content_read (&i->now, &byte, 1, off);
-  byte ^= mask;
-  content_write (&i->now, &byte, 1, off);
-  content_free (&i->durable);
-  i->durable = content_share (&i->now);
-}
-
-void
-simdisk_bad (struct simdisk *s, const char *path, uint64_t off, uint64_t len)
-{
-  struct inode *i = find (s, path);
-
-  assert (i);
-  i->bad_off = off;
-  i->bad_len = len;
 }

@@ -15,7 +15,7 @@ struct simdisk;
 
 #define SIMDISK_SECTOR 512u
 
-enum simdisk_op { SIMDISK_WRITE, SIMDISK_SYNC };
+enum simdisk_op { SIMDISK_WRITE, SIMDISK_SYNC, SIMDISK_NAME };
 
 enum simdisk_crash {
   SIMDISK_KILL,                 /* the process only: nothing written is lost */
@@ -31,10 +31,13 @@ extern struct simdisk *simdisk_new (void);
 extern void simdisk_free (struct simdisk *s);
 extern const struct io_fs *simdisk_fs (struct simdisk *s);
 
-/* Call HOOK before each write and sync is carried out. */
+/* Call HOOK before each write, sync, unlink and rename is carried out. */
 typedef void (*simdisk_hook_fn) (void *opaque, enum simdisk_op op);
 extern void simdisk_hook (struct simdisk *s, simdisk_hook_fn hook,
                           void *opaque);
+
+/* Which file, or directory, the operation under way is about: good until it is over. */
+extern const char *simdisk_op_path (struct simdisk *s);
 
 /* What would be found after a crash now.  RANDOM gives 64 random bits. */
 extern struct simdisk *simdisk_crash (struct simdisk *s, enum simdisk_crash how,
@@ -46,6 +49,23 @@ extern struct simdisk *simdisk_crash (struct simdisk *s, enum simdisk_crash how,
 extern void simdisk_fail (struct simdisk *s, uint64_t count, int error,
                           bool sticky);
 
+/* Call FN before each call is carried out, which fails when FN returns an errno; *LEN of a read or write
+ * may be made smaller.  (With a hook as well: after that.)
+ */
+enum simdisk_call {
+  SIMDISK_CALL_OPEN, SIMDISK_CALL_READ, SIMDISK_CALL_WRITE, SIMDISK_CALL_SYNC,
+  SIMDISK_CALL_SPACE,           /* fallocate, truncate */
+  SIMDISK_CALL_LOOK,            /* stat, seek */
+  SIMDISK_CALL_NAME,            /* unlink, rename */
+  SIMDISK_CALLS
+};
+typedef int (*simdisk_call_fn) (void *opaque, enum simdisk_call call,
+                                const char *path, size_t *len);
+extern void simdisk_calls (struct simdisk *s, simdisk_call_fn fn, void *opaque);
+
+/* Called with true when a call of any disk begins, with false when it ends; NULL: nobody. */
+extern void (*simdisk_inside) (bool in);
+
 /* Let writes take at most LEN bytes at a time, whole sectors (0: no limit). */
 extern void simdisk_short (struct simdisk *s, size_t len);
 
@@ -55,6 +75,8 @@ extern void simdisk_short (struct simdisk *s, size_t len);
 extern void simdisk_torn (struct simdisk *s, bool torn);
 /* Neither punch nor zero range is to be had. */
 extern void simdisk_no_zero (struct simdisk *s, bool none);
+/* Nor is O_DIRECT: the cache can be dropped. */
+extern void simdisk_no_direct (struct simdisk *s, bool none);
 
 /* The first LEN bytes as they read now; is that all of the file, and is it DATA? */
 extern void simdisk_read (struct simdisk *s, const char *path, uint8_t *data,

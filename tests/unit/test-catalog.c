@@ -56,7 +56,7 @@ reopen (void)
   bool rebuilt = false;
 
   catalog_close (catalog);
-  EXPECT (catalog_open (dir, id, &catalog, &rebuilt) == 0);
+  EXPECT (catalog_open (&io_posix, dir, id, &catalog, &rebuilt) == 0);
   EXPECT (catalog != NULL);
   return rebuilt;
 }
@@ -268,7 +268,7 @@ START_TEST (test_damage)
   case 8: {                             /* another replica's */
     bool rebuilt;
 
-    EXPECT (catalog_open (dir, other_id, &catalog, &rebuilt) == 0);
+    EXPECT (catalog_open (&io_posix, dir, other_id, &catalog, &rebuilt) == 0);
     EXPECT (rebuilt);
     EXPECT (access (bad, F_OK) == 0);
     break;
@@ -312,7 +312,7 @@ START_TEST (test_locked)
   errno = 0;
   EXPECT (catalog_checkpoints (catalog, 7, &cp, 1) == -1 && errno == EBUSY);
   EXPECT (catalog_event (catalog, 1, 1, "a", "b") == -1 && errno == EBUSY);
-  EXPECT (catalog_open (dir, id, &second, &rebuilt) == 0);
+  EXPECT (catalog_open (&io_posix, dir, id, &second, &rebuilt) == 0);
   EXPECT (!rebuilt);
   catalog_close (second);
   EXPECT (sqlite3_exec (db, "ROLLBACK", NULL, NULL, NULL) == SQLITE_OK);
@@ -329,7 +329,7 @@ START_TEST (test_locked)
   catalog = NULL;
   EXPECT (sqlite3_exec (db, "PRAGMA locking_mode = EXCLUSIVE;"
                         "BEGIN EXCLUSIVE", NULL, NULL, NULL) == SQLITE_OK);
-  EXPECT (catalog_open (dir, id, &catalog, &rebuilt) == -1);
+  EXPECT (catalog_open (&io_posix, dir, id, &catalog, &rebuilt) == -1);
   EXPECT (errno == EBUSY);
   EXPECT (sqlite3_close (db) == SQLITE_OK);
   EXPECT (access (bad, F_OK) == -1);
@@ -343,15 +343,15 @@ START_TEST (test_cannot_open)
   char link[300];
   bool rebuilt;
 
-  EXPECT (catalog_open ("/nonexistent/dir", id, &catalog, &rebuilt) == -1);
+  EXPECT (catalog_open (&io_posix, "/nonexistent/dir", id, &catalog, &rebuilt) == -1);
   EXPECT (errno == ENOENT && catalog == NULL);
   snprintf (link, sizeof link, "%s/elsewhere", dir);
   EXPECT (symlink (link, path) == 0);
-  EXPECT (catalog_open (dir, id, &catalog, &rebuilt) == -1);
+  EXPECT (catalog_open (&io_posix, dir, id, &catalog, &rebuilt) == -1);
   EXPECT (errno == ELOOP && catalog == NULL);
   EXPECT (unlink (path) == 0);
   EXPECT (mkdir (path, 0700) == 0);
-  EXPECT (catalog_open (dir, id, &catalog, &rebuilt) == -1);
+  EXPECT (catalog_open (&io_posix, dir, id, &catalog, &rebuilt) == -1);
   EXPECT (errno == EISDIR && catalog == NULL);
   EXPECT (rmdir (path) == 0);
 }

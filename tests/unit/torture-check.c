@@ -12,7 +12,9 @@
 
 #include "unit/torture.h"
 
-#define MAX_NESTED 64
+#define MAX_NESTED 32
+#define MAX_DEPTH 3             /* crashes of recovery from a crash of recovery ... */
+#define NESTED_ODDS 3
 
 uint64_t torture_states, torture_faults;
 
@@ -31,9 +33,11 @@ torture_fail (const char *fmt, ...)
              torture_test, torture_doing,
              (unsigned long long) (l->disk ? simdisk_ops (l->disk) : 0),
              (unsigned long long) l->p.seed);
-  if (l && l->p.fail_at)
-    fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fail_at,
-             l->p.fail_error, l->p.fail_sticky);
+  if (l && l->p.fault.memory)
+    fprintf (stderr, "memory,%llu,%d\n", (unsigned long long) l->p.fault.at, l->p.fault.sticky);
+  else if (l && l->p.fault.at)
+    fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fault.at,
+             l->p.fault.error, l->p.fault.sticky);
   else if (l)
     fprintf (stderr, "%s\n", l->p.threads ? "threads" : "crash");
   abort ();
@@ -209,12 +213,13 @@ match (const struct life *life, struct simdisk *disk, const struct expect *e,
                 e->out[0].kind, (unsigned long long) e->out[0].id);
 }
 
-/* Crashes of recovery. */
+/* Crashes of recovery, or of a server that starts. */
 struct nested {
   const struct life *life;
   struct simdisk *disk;
   const struct expect *e;
   bool garble;
+  unsigned depth;
   unsigned syncs;
   /* Answers; how many come from before its first record was durable: until then what was in flight
    * may turn up or vanish, even by a sector of that record in the place of an old one.
@@ -223,24 +228,34 @@ struct nested {
   struct answer answer[MAX_NESTED];
 };
 
+static struct answer recover_crashing (const struct nested *from,
+                                       struct simdisk *disk,
+                                       struct nested *x);
+
 static void
 on_nested_op (void *opaque, enum simdisk_op op)
 {
   struct nested *x = opaque;
   enum simdisk_crash how = host_below (SIMDISK_HOWS);
-  bool garble = x->garble || how == SIMDISK_GARBLE;
+  struct nested again;
   struct simdisk *after;
   bool undecided;
   unsigned boot;
 
   undecided = x->syncs < 4;     /* the journal, its directory, its parent; then the record */
   x->syncs += op == SIMDISK_SYNC;
-  if (x->n == MAX_NESTED || host_below (3) != 0)
+  if (x->n == MAX_NESTED || host_below (x->depth == 0 ? NESTED_ODDS : 8) != 0)
     return;
   after = simdisk_crash (x->disk, how, host_bits);
   boot = host_boot (host_new_boot ());
-  x->answer[x->n] = recover (after, NULL);
-  (void) match (x->life, after, x->e, &x->answer[x->n], garble);
+  again = *x;
+  again.garble = x->garble || how == SIMDISK_GARBLE;
+  again.depth++;
+  if (again.depth < MAX_DEPTH)
+    x->answer[x->n] = recover_crashing (&again, after, &again);
+  else
+    x->answer[x->n] = recover (after, NULL);
+  (void) match (x->life, after, x->e, &x->answer[x->n], again.garble);
   x->n++;
   x->undecided += undecided;
   host_boot (boot);
@@ -257,6 +272,26 @@ same_answer (const struct answer *a, const struct answer *b, const char *what)
         (unsigned long long) a->generation, a->text, b->code,
         (unsigned long long) b->id, (unsigned long long) b->generation,
         b->text);
+}
+
+/* Recover DISK, and what crashes of that leave. */
+static struct answer
+recover_crashing (const struct nested *from, struct simdisk *disk,
+                  struct nested *x)
+{
+  struct answer a;
+
+  if (x != from)
+    *x = *from;
+  x->disk = disk;
+  x->n = x->undecided = x->syncs = 0;
+  simdisk_hook (disk, on_nested_op, x);
+  a = recover (disk, NULL);
+  simdisk_hook (disk, NULL, NULL);
+  (void) match (x->life, disk, x->e, &a, x->garble);
+  for (unsigned i = x->undecided; i < x->n; i++)
+    same_answer (&x->answer[i], &a, "recovery that crashed");
+  return a;
 }
 
 /* Once more, and after another power loss: nothing changes. */
@@ -360,15 +395,25 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
        enum simdisk_crash how)
 {
   bool garble = life->garbled || how == SIMDISK_GARBLE;
-  struct replica *r = torture_open (life, disk, false);
-  const struct outcome *o = torture_match (life, r, e);
-  struct outcome end = *o;
+  struct nested x = { .life = life, .disk = disk, .e = e, .garble = garble };
+  const struct outcome *o;
+  struct outcome end;
+  struct replica *r;
   struct expect then = { .n = 1 };
   struct version got = { { NULL }, NULL };
-  struct replica_export x = { .view = REPLICA_INLET };
+  struct replica_export inlet = { .view = REPLICA_INLET };
   struct commit_answer committed;
   struct answer a;
   uint8_t block[1000];
+
+  if (host_below (2))
+    catalog_look (life, disk);
+  if (host_below (4) == 0)
+    simdisk_hook (disk, on_nested_op, &x);
+  r = torture_open (life, disk, false);
+  simdisk_hook (disk, NULL, NULL);
+  o = torture_match (life, r, e);
+  end = *o;
 
   MUST (r->state != JOURNAL_FAILED, "after a crash the server has failed: %s", r->reason);
   switch (r->state) {
@@ -401,7 +446,7 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
   }
   if (host_below (2) && r->has_checkpoint && r->state != JOURNAL_PROMOTED) {
     /* One more checkpoint, on top of what is there. */
-    x.fence = r->fence;
+    inlet.fence = r->fence;
     if (got.disk[0] == NULL)
       read_all (life, r, REPLICA_INLET, &got);
     for (unsigned i = host_below (4); i > 0; i--) {
@@ -409,7 +454,7 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
       uint64_t off = host_below (life->size[0] - len + 1);
 
       torture_fill (block, len, host_bits ());
-      MUST (replica_pwrite (r, &x, block, len, off, 0) == 0, "write: %m");
+      MUST (replica_pwrite (r, &inlet, block, len, off, 0) == 0, "write: %m");
       memcpy (got.disk[0] + off, block, len);
     }
     MUST (replica_commit (r, &(struct commit_request) { 0 }, &committed, NULL)
@@ -418,6 +463,10 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
   }
   while (host_below (3) && !writeout_is_empty (r->wo))
     MUST (writeout_step (r) == 0, "write-out: %m");
+  if (host_below (2)) {
+    house_step (r);
+    catalog_match (life, disk, r);
+  }
   replica_close (r);
 
   host_boot (host_new_boot ());
@@ -434,17 +483,40 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
     free (got.disk[d]);
 }
 
+/* The catalog alone: it opens, or is made anew, and a server fills it. */
+static void
+catalog_only (const struct life *life, struct simdisk *disk,
+              const struct expect *e, enum simdisk_crash how)
+{
+  struct replica *r;
+
+  if (host_below (4) == 0)
+    catalog_look (life, disk);
+  r = torture_open (life, disk, false);
+  (void) torture_match (life, r, e);
+  house_step (r);
+  catalog_match (life, disk, r);
+  r->by_hand = false;           /* killed */
+  replica_close (r);
+  (void) how;
+}
+
 void
 torture_check (const struct life *life, struct simdisk *disk,
-               const struct expect *e, enum simdisk_crash how)
+               const struct expect *e, enum simdisk_crash how,
+               const char *path)
 {
   unsigned dice = host_below (64);
   bool garble = life->garbled || how == SIMDISK_GARBLE;
-  struct nested x;
+  struct nested x = { .life = life, .e = e, .garble = garble };
   const struct outcome *o;
   struct answer a;
 
-  x.n = x.undecided = x.syncs = 0;
+  if (strstr (path, "/catalog") && dice < 48) {
+    __atomic_add_fetch (&torture_states, 1, __ATOMIC_RELAXED);
+    catalog_only (life, disk, e, how);
+    return;
+  }
   if (dice < 4) {
     __atomic_add_fetch (&torture_states, 1, __ATOMIC_RELAXED);
     go_on (life, disk, e, how);
@@ -454,18 +526,8 @@ torture_check (const struct life *life, struct simdisk *disk,
     choose (life, disk, e, garble);
     return;
   }
-  if (dice < 16) {
-    x.life = life;
-    x.disk = disk;
-    x.e = e;
-    x.garble = garble;
-    simdisk_hook (disk, on_nested_op, &x);
-  }
-  a = recover (disk, NULL);
-  simdisk_hook (disk, NULL, NULL);
+  a = dice < 12 ? recover_crashing (&x, disk, &x) : recover (disk, NULL);
   o = match (life, disk, e, &a, garble);
-  for (unsigned i = x.undecided; i < x.n; i++)
-    same_answer (&x.answer[i], &a, "recovery that crashed");
   if (dice < 32)
     again (life, disk, e, o, &a, garble);
 }

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Calls and allocations that fail, one after the other, in a whole replica.
+
+TESTS += unit/test-replica-faults
+check_PROGRAMS += unit/test-replica-faults
+unit_test_replica_faults_SOURCES = unit/test-replica-faults.c
+unit_test_replica_faults_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_faults_LDADD = $(TORTURE_LIBS)

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the torture found, each as the shortest story that shows it. */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <check.h>
+#include <sqlite3.h>
+
+#include "unit/simvfs.h"
+#include "unit/torture.h"
+
+#define SIZE 65536u
+
+static struct simdisk *disk;
+static struct replica *r;
+static uint8_t block[4096];
+static uint64_t newest;         /* acknowledged */
+
+static int
+try_open (void)
+{
+  struct replica_disk_params d = { .name = "vda", .path = "/sim/0.img",
+                                   .create = true, .size = SIZE };
+  struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
+                              .disks = &d, .ndisks = 1,
+                              .journal_size = JOURNAL_MIN_SIZE,
+                              .buffer = UINT64_C (8) << 20 };
+  struct mcerror err = { 0 };
+
+  if (replica_open (&p, &r, &err) == -1)
+    return -1;
+  r->by_hand = true;
+  return 0;
+}
+
+static void
+server (void)
+{
+  ck_assert_int_eq (try_open (), 0);
+}
+
+static void
+setup (void)
+{
+  host_seed (1);
+  host_reset (1, true);
+  disk = simdisk_new ();
+  simvfs_default (disk);
+  newest = 0;
+}
+
+static void
+teardown (void)
+{
+  replica_close (r);
+  r = NULL;
+  simdisk_free (disk);
+}
+
+static struct replica_export
+inlet (void)
+{
+  return (struct replica_export) { .view = REPLICA_INLET, .fence = r->fence };
+}
+
+static int
+put (unsigned at, uint8_t what)
+{
+  struct replica_export x = inlet ();
+
+  memset (block, what, sizeof block);
+  return replica_pwrite (r, &x, block, sizeof block, at * sizeof block, 0);
+}
+
+static int
+commit (void)
+{
+  struct commit_answer a;
+  int result = replica_commit (r, &(struct commit_request) { 0 }, &a, NULL);
+
+  if (result == 0)
+    newest = a.checkpoint;
+  return result;
+}
+
+/* After any power loss now the last acknowledged checkpoint is there. */
+static void
+recovers (void)
+{
+  for (unsigned i = 0; i < 300; i++) {
+    struct simdisk *after = simdisk_crash (disk, host_below (SIMDISK_HOWS), host_bits);
+    struct recover_params p = { .fs = simdisk_fs (after), .dir = TORTURE_DIR };
+    struct recover_result result;
+    struct mcerror err = { 0 };
+    unsigned boot = host_boot (host_new_boot ());
+
+    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%s", err.text);
+    ck_assert_uint_eq (result.checkpoint.id, newest);
+    host_boot (boot);
+    simdisk_free (after);
+  }
+}
+
+/* The mark "failed" that one server left in "acked" outlived, on the disk, what the next ones
+ * acknowledged: after a power loss recovery took all of that for refused.
+ */
+START_TEST (failed_mark)
+{
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  simdisk_fail (disk, 1, EIO, false);
+  ck_assert_int_eq (commit (), -1);
+  ck_assert_int_eq (r->state, JOURNAL_FAILED);
+  recovers ();
+  replica_close (r);
+
+  server ();
+  ck_assert_int_eq (r->state, JOURNAL_STALE);
+  recovers ();
+  ck_assert_int_eq (replica_resync (r, false, NULL), 0);
+  ck_assert_int_eq (put (2, 3), 0);
+  ck_assert_int_eq (commit (), 0);
+  recovers ();
+}
+END_TEST
+
+/* After a clean stop the first write could not take the clean mark off, and was refused; after a power loss
+ * the mark was still there, and the next server went on as if nothing had been refused.
+ */
+START_TEST (refusal_remembered)
+{
+  server ();
+  if (_i > 0) {
+    ck_assert_int_eq (put (0, 1), 0);
+    ck_assert_int_eq (commit (), 0);
+  }
+  replica_close (r);
+  server ();
+  ck_assert (r->clean);
+  simdisk_fail (disk, 1, EIO, false);
+  ck_assert_int_eq (put (1, 2), -1);
+  ck_assert_int_eq (r->state, JOURNAL_FAILED);
+  for (unsigned i = 0; i < 100; i++) {
+    struct simdisk *after = simdisk_crash (disk, host_below (SIMDISK_HOWS), host_bits), *was = disk;
+    struct replica *failed = r;
+
+    disk = after;
+    host_boot (host_new_boot ());
+    server ();
+    ck_assert_int_eq (r->state, JOURNAL_STALE);
+    replica_close (r);
+    simdisk_free (after);
+    disk = was;
+    r = failed;
+  }
+}
+END_TEST
+
+/* The same where it was no error of the device that made the journal fail; and after a new copy in the same
+ * server nothing is left of it.
+ */
+START_TEST (failure_remembered)
+{
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  replica_close (r);
+  server ();
+  ck_assert (r->clean);
+  replica_fail (r, "a test", EBADMSG);
+  ck_assert_int_eq (put (1, 2), -1);
+  if (_i == 0) {
+    replica_close (r);
+    server ();
+    ck_assert_int_eq (r->state, JOURNAL_STALE);
+    return;
+  }
+  ck_assert_int_eq (replica_resync (r, true, NULL), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  ck_assert_int_eq (commit (), 0);
+  recovers ();
+}
+END_TEST
+
+/* A promoted replica listed the epochs of its own flushes as checkpoints, and the promoted one not. */
+START_TEST (promoted_list)
+{
+  struct promote_answer a;
+  struct replica_export x = { .view = REPLICA_PROMOTED };
+  struct journal_checkpoint list[4];
+
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (replica_promote (r, NULL, &a, NULL), 0);
+  x.fence = r->fence;
+  catalog_step (disk, r);       /* the one before can no more be recovered to */
+  catalog_match (NULL, disk, r);
+  for (unsigned i = 0; i < 4; i++) {
+    memset (block, 3 + i, sizeof block);
+    ck_assert_int_eq (replica_pwrite (r, &x, block, sizeof block, i * sizeof block, 0), 0);
+    ck_assert_int_eq (replica_flush (r, &x), 0);
+    ck_assert_uint_eq (journal_checkpoints (r->journal, list, 4), 1);
+    ck_assert_uint_eq (list[0].id, newest);
+    ck_assert_int_eq (writeout_step (r), 0);
+    ck_assert_uint_eq (journal_checkpoints (r->journal, list, 4), 1);
+    ck_assert_uint_eq (list[0].id, newest);
+  }
+}
+END_TEST
+
+/* Write-out went on, and the catalog went on listing what it had left behind until the next commit. */
+START_TEST (catalog_window_moves)
+{
+  server ();
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (put (i, 1), 0);
+    ck_assert_int_eq (commit (), 0);
+  }
+  catalog_step (disk, r);
+  catalog_match (NULL, disk, r);
+  ck_assert_int_eq (writeout_step (r), 0);
+  catalog_step (disk, r);
+  catalog_match (NULL, disk, r);
+}
+END_TEST
+
+/* A catalog whose damage only writing shows was opened again and again. */
+START_TEST (catalog_damaged_in_use)
+{
+  sqlite3 *db;
+
+  server ();
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (put (i, 1), 0);
+    ck_assert_int_eq (commit (), 0);
+  }
+  catalog_step (disk, r);
+  replica_close (r);
+  ck_assert_int_eq (sqlite3_open (TORTURE_DIR "/catalog.sqlite", &db), SQLITE_OK);
+  ck_assert_int_eq (sqlite3_exec (db, "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql ="
+                                  " 'CREATE INDEX checkpoints_recoverable ON checkpoints (time_ns) WHERE recoverable'"
+                                  " WHERE name = 'checkpoints_recoverable'", NULL, NULL, NULL), SQLITE_OK);
+  ck_assert_int_eq (sqlite3_close (db), SQLITE_OK);
+  server ();
+  for (unsigned i = 0; i < 2; i++)
+    catalog_step (disk, r);
+  ck_assert_int_eq (writeout_step (r), 0);
+  for (unsigned i = 0; i < 2; i++)
+    catalog_step (disk, r);
+  catalog_match (NULL, disk, r);
+}
+END_TEST
+
+static unsigned made_again, making;
+
+/* Nobody has committed: either there is no journal yet, or it has no checkpoint. */
+static void
+on_making (void *opaque, enum simdisk_op op)
+{
+  struct simdisk *first = opaque;
+
+  (void) op;
+  for (unsigned i = 0; i < 4; i++) {
+    struct simdisk *after = simdisk_crash (first, host_below (SIMDISK_HOWS), host_bits), *was = disk;
+    struct recover_params p = { .fs = simdisk_fs (after), .dir = TORTURE_DIR };
+    struct recover_result result;
+    struct mcerror err = { 0 };
+
+    if (journal_exists (simdisk_fs (after), TORTURE_DIR)) {
+      ck_assert_int_eq (recover_run (&p, &result, &err), -1);
+      ck_assert_msg (err.code == MCEXIT_NO_CHECKPOINT, "%s", err.text);
+    }
+    else if (making == 0) {
+      struct replica *server_of_first = r;
+
+      made_again++;
+      making++;
+      disk = after;
+      simdisk_hook (disk, on_making, disk);
+      ck_assert_int_eq (try_open (), 0);
+      simdisk_hook (disk, NULL, NULL);
+      replica_close (r);
+      r = server_of_first;
+      making--;
+      disk = was;
+    }
+    simdisk_free (after);
+  }
+}
+
+/* The acknowledged mark of a journal that was never finished came back under the one that was made
+ * in its place, and passed for damage.
+ */
+START_TEST (made_twice)
+{
+  for (unsigned i = 0; i < 3; i++) {
+    simdisk_hook (disk, on_making, disk);
+    server ();
+    simdisk_hook (disk, NULL, NULL);
+    teardown ();
+    disk = simdisk_new ();
+  }
+  ck_assert_uint_gt (made_again, 0);
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("replica");
+  TCase *t = tcase_create ("found");
+  SRunner *sr = srunner_create (s);
+  int failed;
+
+  simvfs_register ();
+  tcase_add_checked_fixture (t, setup, teardown);
+  tcase_set_timeout (t, 120);
+  tcase_add_test (t, failed_mark);
+  tcase_add_loop_test (t, refusal_remembered, 0, 2);
+  tcase_add_loop_test (t, failure_remembered, 0, 2);
+  tcase_add_test (t, promoted_list);
+  tcase_add_test (t, catalog_window_moves);
+  tcase_add_test (t, catalog_damaged_in_use);
+  tcase_add_test (t, made_twice);
+  suite_add_tcase (s, t);
+  srunner_run_all (sr, CK_NORMAL);
+  failed = srunner_ntests_failed (sr);
+  srunner_free (sr);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
