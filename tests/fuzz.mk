@@ -89,6 +89,7 @@ TESTS += fuzz/fuzz-control
 fuzz_fuzz_control_SOURCES = \
 	$(fuzz_replay) \
 	$(fuzz_world) \
+	../plugin/control.c \
 	../plugin/params.c \
 	fuzz/fuzz-control.c \
 	fuzz/nbdkit-stubs.c \

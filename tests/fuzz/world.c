@@ -200,7 +200,7 @@ promote (struct maker *m, unsigned number)
   char to[32];
 
   snprintf (to, sizeof to, "%" PRIu64, m->w->known[number].id);
-  HOLDS (replica_promote (m->r, to, &a, NULL) == 0, "%s: promote: %s",
+  HOLDS (replica_promote (m->r, to, false, &a, NULL) == 0, "%s: promote: %s",
         m->w->name, strerror (errno));
   for (unsigned d = 0; d < WORLD_DISKS; d++)
     memcpy (m->now[d], m->w->known[number].disk[d], world_size[d]);

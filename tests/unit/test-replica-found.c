@@ -199,7 +199,7 @@ START_TEST (promoted_list)
   ck_assert_int_eq (commit (), 0);
   ck_assert_int_eq (put (1, 2), 0);
   ck_assert_int_eq (commit (), 0);
-  ck_assert_int_eq (replica_promote (r, NULL, &a, NULL), 0);
+  ck_assert_int_eq (replica_promote (r, NULL, false, &a, NULL), 0);
   x.fence = r->fence;
   catalog_step (disk, r);       /* the one before can no more be recovered to */
   catalog_match (NULL, disk, r);

@@ -79,7 +79,7 @@ find_export (struct writer *w)
 
   snprintf (name, sizeof name, "%s%s", name_of (w->n % DISKS),
             w->promoted ? "@promoted" : "");
-  EXPECT (replica_find_export (r, name, &w->export) == 0);
+  EXPECT (replica_open_export (r, name, &w->export) == 0);
 }
 
 /* Refused because the replica has moved on: that is how it ends. */
