@@ -196,6 +196,9 @@ extern int journal_failed (struct journal *j);
  */
 extern void journal_note_failed (struct journal *j);
 
+/* The next record begins a new first copy: what was noted concerns the one before. */
+extern void journal_begin_anew (struct journal *j);
+
 /* --- What is in it -------------------------------------------------------- */
 
 /* Checkpoints that the journal can still recover to, oldest first, at most

@@ -243,8 +243,7 @@ replica_fail (struct replica *r, const char *what, int errnum)
     house_event_locked (r, "failed", "%s: %s", what, strerror (errnum));
   }
   /* Before any refusal is answered. */
-  if (journal_failed (r->journal))
-    journal_note_failed (r->journal);
+  journal_note_failed (r->journal);
   {
     SCOPED_LOCK (&r->lock);
     r->failing = false;
