@@ -211,6 +211,10 @@ extern void journal_begin_anew (struct journal *j);
 extern size_t journal_checkpoints (struct journal *j,
                                    struct journal_checkpoint *list, size_t max);
 
+/* The one of them that is number ID. */
+extern bool journal_find_checkpoint (struct journal *j, uint64_t id,
+                                     struct journal_checkpoint *cp);
+
 /* Call FN for every extent of every committed epoch in (FROM, UPTO], oldest
  * first, in the order of the writes.  EPOCH is the one the *commit* ends with.  FN
  * returns 0 to go on, -1 (errno set) to stop.  Tables are verified as they are read: -1 with
