@@ -67,6 +67,7 @@ journal_note_failed (struct journal *j, bool durable)
 
   {
     SCOPED_LOCK (&j->lock);
+    j->mark_failed = j->noted_failed = true;
     checkpoint = j->state.has_checkpoint ? j->state.checkpoint.id : 0;
     generation = j->state.generation;
     seq = j->log.durable;
@@ -92,6 +93,14 @@ acked_read (struct journal *j, struct format_acked *a)
   return n == sizeof *a &&
          memcmp (a->magic, FORMAT_ACKED_MAGIC, FORMAT_MAGIC_LEN) == 0 &&
          acked_crc (a) == get32 (a->crc);
+}
+
+void
+journal_begin_anew (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  j->noted_failed = false;
 }
 
 /* Sync the mark off the path.  An error is no harm: the mark is an aid. */

@@ -53,14 +53,21 @@ adopt_state_locked (struct journal *j, const struct journal_state *state,
 static int
 acknowledge (struct journal *j, const struct journal_state *state)
 {
-  bool flagged;
-  int r = acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
-                       state->generation, j->log.durable, 0);
+  bool flagged, stays, again;
+  int r;
 
-  {
+  do {
+    {
+      SCOPED_LOCK (&j->lock);
+      stays = j->noted_failed;
+    }
+    r = acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
+                     state->generation, j->log.durable,
+                     stays ? FORMAT_ACKED_FAILED : 0);
     SCOPED_LOCK (&j->lock);
     flagged = j->mark_failed;
-  }
+    again = !stays && j->noted_failed;  /* just now: that is not to be overwritten */
+  } while (again);
   if (flagged) {
     int error = r == -1 || io_fdatasync (j->acked_file) == -1 ? errno : 0;
     SCOPED_LOCK (&j->lock);
@@ -70,7 +77,7 @@ acknowledge (struct journal *j, const struct journal_state *state)
       errno = EIO;
       return -1;
     }
-    j->mark_failed = false;
+    j->mark_failed = stays;
     return 0;
   }
   if (r == -1)

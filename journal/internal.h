@@ -207,7 +207,8 @@ struct journal {
   bool damaged;
   bool lost;                    /* the newest records are */
   bool saved_bad;               /* a clean stop saved something, but it is not whole */
-  bool mark_failed;             /* "acked" says that the journal failed: take that back, durably, first */
+  bool mark_failed;             /* "acked" says that the journal failed: take that back, durably, first ... */
+  bool noted_failed;            /* ... unless that was this process, which has not begun anew */
   uint64_t hole_from, hole_upto;        /* commits after .. up to are; 0, 0: none */
   struct journal_damage damage;
   bool distrust;                /* some table is not to be read: only virgin chunks are free ... */

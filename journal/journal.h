@@ -199,6 +199,9 @@ extern int journal_failed (struct journal *j);
  */
 extern int journal_note_failed (struct journal *j, bool durable);
 
+/* The next record begins a new first copy: what was noted concerns the one before. */
+extern void journal_begin_anew (struct journal *j);
+
 /* --- What is in it -------------------------------------------------------- */
 
 /* Checkpoints that the journal can still recover to, oldest first, at most
@@ -210,6 +213,10 @@ extern int journal_note_failed (struct journal *j, bool durable);
  */
 extern size_t journal_checkpoints (struct journal *j,
                                    struct journal_checkpoint *list, size_t max);
+
+/* The one of them that is number ID. */
+extern bool journal_find_checkpoint (struct journal *j, uint64_t id,
+                                     struct journal_checkpoint *cp);
 
 /* Call FN for every extent of every committed epoch in (FROM, UPTO], oldest
  * first, in the order of the writes.  EPOCH is the one the *commit* ends with.  FN

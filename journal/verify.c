@@ -137,53 +137,100 @@ journal_verify (struct journal *j, uint64_t from, uint64_t upto,
 
 /* --- Checkpoints --- */
 
+typedef bool (*checkpoint_fn) (void *opaque, const struct journal_checkpoint *cp);
+
+/* Call FN for each, oldest first, until it returns false. */
+static void
+each_checkpoint_locked (struct journal *j, checkpoint_fn fn, void *opaque)
+{
+  const struct journal_state *s = &j->state;
+  /* Tables are needed from the watermark on: behind one that is damaged nothing
+   * can be recovered to.
+   */
+  uint64_t end = j->damaged && j->damage.checkpoint != 0 ? j->damage.checkpoint : UINT64_MAX;
+  uint64_t from = s->watermark.id;
+
+  ASSERT_LOCKED (j);
+  if (!s->has_checkpoint || j->lost)
+    return;
+  if (s->state == JOURNAL_PROMOTED) {
+    /* Commits behind it are void, or flushes of its own, as the watermark may be. */
+    if (s->checkpoint.id < end)
+      (void) fn (opaque, &s->checkpoint);
+    return;
+  }
+  if (s->target > from)
+    from = s->target - 1;       /* the target itself is the first */
+  else if (!fn (opaque, &s->watermark))
+    return;
+  for (size_t i = 0; i < j->log.ncommits; i++) {
+    const struct commit *c = commits_at (j, i);
+    struct journal_checkpoint cp = {
+      .id = c->epoch, .time = c->time, .extents = c->extents, .bytes = c->bytes };
+
+    if (c->epoch >= end)
+      return;
+    if (c->kind != JOURNAL_REC_COMMIT || c->epoch <= from)
+      continue;
+    if (c->label)
+      strncpy (cp.label, c->label, JOURNAL_LABEL_MAX);
+    if (!fn (opaque, &cp))
+      return;
+  }
+}
+
+struct gather {
+  struct journal_checkpoint *list;
+  size_t n, max;
+};
+
+static bool
+gather (void *opaque, const struct journal_checkpoint *cp)
+{
+  struct gather *g = opaque;
+
+  if (g->n < g->max)
+    g->list[g->n] = *cp;
+  g->n++;
+  return true;
+}
+
 size_t
 journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
                      size_t max)
 {
+  struct gather g = { list, 0, max };
   SCOPED_LOCK (&j->lock);
-  const struct journal_state *s = &j->state;
-  uint64_t from = s->watermark.id;
-  size_t n = 0;
 
-  if (!s->has_checkpoint || j->lost)
-    return 0;
-  if (s->state == JOURNAL_PROMOTED) {
-    /* Commits behind it are void, or flushes of its own, as the watermark may be. */
-    if (j->damaged && j->damage.checkpoint != 0 &&
-        s->checkpoint.id >= j->damage.checkpoint)
-      return 0;
-    if (max > 0)
-      list[0] = s->checkpoint;
-    return 1;
-  }
-  if (s->target > from)
-    from = s->target - 1;       /* the target itself is the first */
-  else {
-    if (n < max)
-      list[n] = s->watermark;
-    n++;
-  }
-  for (size_t i = 0; i < j->log.ncommits; i++) {
-    const struct commit *c = commits_at (j, i);
+  each_checkpoint_locked (j, gather, &g);
+  return g.n;
+}
 
-    /* Tables are needed from the watermark on: behind one that is damaged
-     * nothing can be recovered to.
-     */
-    if (j->damaged && j->damage.checkpoint != 0 &&
-        c->epoch >= j->damage.checkpoint)
-      break;
-    if (c->kind != JOURNAL_REC_COMMIT || c->epoch <= from)
-      continue;
-    if (n < max) {
-      list[n] = (struct journal_checkpoint) {
-        .id = c->epoch, .time = c->time, .extents = c->extents,
-        .bytes = c->bytes,
-      };
-      if (c->label)
-        strncpy (list[n].label, c->label, JOURNAL_LABEL_MAX);
-    }
-    n++;
-  }
-  return n;
+struct search {
+  uint64_t id;
+  struct journal_checkpoint *found;
+  bool done;
+};
+
+static bool
+search (void *opaque, const struct journal_checkpoint *cp)
+{
+  struct search *s = opaque;
+
+  if (cp->id != s->id)
+    return true;
+  *s->found = *cp;
+  s->done = true;
+  return false;
+}
+
+bool
+journal_find_checkpoint (struct journal *j, uint64_t id,
+                         struct journal_checkpoint *cp)
+{
+  struct search s = { id, cp, false };
+  SCOPED_LOCK (&j->lock);
+
+  each_checkpoint_locked (j, search, &s);
+  return s.done;
 }

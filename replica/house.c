@@ -60,11 +60,13 @@ house_checkpoint_locked (struct replica *r,
 {
   struct house_event *e = calloc (1, sizeof *e);
 
-  if (e) {
-    e->is_checkpoint = true;
-    e->checkpoint = *cp;
-    append_locked (r, e);
+  if (e == NULL) {              /* the journal has it */
+    r->missed = true;
+    return;
   }
+  e->is_checkpoint = true;
+  e->checkpoint = *cp;
+  append_locked (r, e);
 }
 
 static struct house_event *
@@ -263,6 +265,9 @@ round_of_chores (struct replica *r)
     discarded = r->discarded;
     where = r->discarded_for;
     r->discarded = NULL;
+    if (r->missed)
+      r->house.behind = true;
+    r->missed = false;
     last = r->stopping;
     seals = seals_locked (r);
   }

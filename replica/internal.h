@@ -139,6 +139,7 @@ struct replica {
   unsigned connections;
 
   struct house_event *events, **events_end;     /* for the catalog */
+  bool missed;                  /* there was no memory for one of them */
   struct house house;
 
   pthread_t wo_thread, house_thread;

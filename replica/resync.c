@@ -120,6 +120,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   }
   if (overwrite && (fresh = history_writeout_new (r)) == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
+  if (overwrite)
+    journal_begin_anew (r->journal);
   if (journal_record (r->journal, JOURNAL_REC_STATE,
                       overwrite ? change_overwrite : change_resync,
                       &open) == -1) {

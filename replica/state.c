@@ -245,7 +245,7 @@ note_failure (struct replica *r, bool inlets, bool direct)
    */
   if (!journal_failed (r->journal) && inlets)
     (void) journal_record (r->journal, JOURNAL_REC_STATE, change_stale, NULL);
-  return journal_failed (r->journal) ? journal_note_failed (r->journal, direct) : 0;
+  return journal_note_failed (r->journal, direct);
 }
 
 static void

@@ -121,22 +121,6 @@ change_watermark (struct journal_state *state, void *opaque)
     state->watermark.id = c->target;
 }
 
-/* Label and time of the checkpoint we aim at. */
-static void
-find_checkpoint (struct replica *r, struct cycle *c)
-{
-  size_t n = journal_checkpoints (r->journal, NULL, 0);
-  CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
-
-  c->checkpoint = (struct journal_checkpoint) { .id = 0 };
-  if (list == NULL)
-    return;                     /* the watermark goes without its label */
-  n = MIN (n, journal_checkpoints (r->journal, list, n));
-  for (size_t i = 0; i < n; i++)
-    if (list[i].id == c->target)
-      c->checkpoint = list[i];
-}
-
 static int
 cycle_progress (void *opaque, uint64_t bytes)
 {
@@ -223,7 +207,9 @@ cycle (struct replica *r, const struct map *map, uint64_t target)
   struct journal_state state;
   struct map *old;
 
-  find_checkpoint (r, &c);
+  /* Label and time; not found where the target is a flush of a promoted disk. */
+  if (!journal_find_checkpoint (r->journal, target, &c.checkpoint))
+    c.checkpoint = (struct journal_checkpoint) { .id = 0 };
   journal_get_state (r->journal, &state);
   if (state.target < target && !map_is_empty (map) &&
       journal_record (r->journal, JOURNAL_REC_TARGET, change_target, &c) == -1) {

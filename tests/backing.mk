@@ -17,17 +17,9 @@ EXTRA_DIST += \
 TESTS += unit/test-replica-groups
 check_PROGRAMS += unit/test-replica-groups
 unit_test_replica_groups_SOURCES = \
-	unit/simcrash.c \
-	unit/simdisk-impl.h \
-	unit/simdisk.c \
-	unit/simdisk.h \
-	unit/simpages.c \
-	unit/simpages.h \
 	unit/test-replica-groups.c \
-	unit/torture-host.c \
-	unit/torture.h \
 	unit/unit.c \
 	unit/unit.h \
 	$(NULL)
-unit_test_replica_groups_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
-unit_test_replica_groups_LDADD = $(REPLICA_LIBS)
+unit_test_replica_groups_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_groups_LDADD = $(TORTURE_LIBS)

@@ -124,6 +124,8 @@ replay (void)
   else {
     p.fault.memory = sscanf (only, "memory,%llu,%d", &at, &sticky) == 2;
     MUST (p.fault.memory || sscanf (only, "%llu,%d,%d", &at, &error, &sticky) == 3, "MCBUF_TORTURE_ONLY=%s", only);
+    /* Warmed up, as it was then: some allocations are made once. */
+    (void) torture_life (&p);
     p.fault.at = at;
     p.fault.error = error;
     p.fault.sticky = sticky;

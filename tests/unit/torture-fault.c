@@ -39,6 +39,7 @@ unit_alloc_fails (void)
   if (!f->hit && watched->r)
     f->state = watched->r->state;
   f->hit = true;
+  f->step = watched->nsteps;
   errno = ENOMEM;
   return true;
 }
@@ -151,7 +152,7 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   struct life *l = opaque;
   struct fault *f = &l->fault;
   struct fault_call c = { call, where_is (path) };
-  bool again = f->hit && f->sticky && c.call == f->what.call &&
+  bool again = !f->over && f->hit && f->sticky && c.call == f->what.call &&
     c.where == f->what.where && f->n <= f->at + FAULT_LASTS;
 
   f->n++;
@@ -163,11 +164,12 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
           f->shown, l->r->wo_error);
     f->shown = NULL;
   }
-  if (f->n != f->at && !again)
+  if (f->over || (f->n != f->at && !again))
     return 0;
   if (getenv ("TORTURE_LOG"))
     fprintf (stderr, "call %llu, of kind %d, on %s fails: %d\n", (unsigned long long) f->n, call, path, f->error);
   f->hit = true;
+  f->step = l->nsteps;
   f->what = c;
   f->state = l->r ? l->r->state : 0;
   if (f->error == 0) {
@@ -207,20 +209,29 @@ fault_end (struct life *l)
   watched = NULL;
 }
 
+/* What can be gone on with at once, and what nothing depends on. */
+static bool
+is_harmless (const struct fault *f)
+{
+  return !f->memory && (f->error == 0 || f->error == EINTR || f->what.where == FAULT_CATALOG);
+}
+
 bool
 fault_excuses (const struct life *l)
 {
   const struct fault *f = &l->fault;
 
-  if (!f->hit)
+  if (!f->hit || f->past)
     return false;
-  if (f->memory)
+  if (is_harmless (f))
+    return false;
+  if (f->sticky && f->n <= f->at + FAULT_LASTS)
     return true;
-  /* What can be gone on with at once, and what nothing depends on. */
-  if (f->error == 0 || (f->error == EINTR && f->what.call != SIMDISK_CALL_SYNC &&
-                        f->what.call != SIMDISK_CALL_OPEN))
-    return false;
-  return f->what.where != FAULT_CATALOG;
+  if (f->step == l->nsteps)
+    return true;
+  /* One of before: as if it had not been, but for what it has left. */
+  return l->r && (l->r->state == JOURNAL_FAILED ||
+                  (l->r->state == JOURNAL_PROMOTED && !f->memory));
 }
 
 void
@@ -233,7 +244,7 @@ fault_check (struct life *l)
     return;
   if (f->state != JOURNAL_FAILED && (f->memory || f->what.where != FAULT_JOURNAL))
     MUST (state != JOURNAL_FAILED, "failed, though nothing was wrong with the journal: %s", l->r->reason);
-  if (!f->memory && !fault_excuses (l))
+  if (is_harmless (f))
     MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE, "stale, though nothing was lost: %s", l->r->reason);
   if (f->memory)
     return;

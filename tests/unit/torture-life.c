@@ -220,6 +220,7 @@ stop (struct life *l)
   struct mark mark = { NULL, 0 };
 
   torture_doing = "stopping";
+  l->nsteps++;
   if (worth) {
     mark = model_mark (l);
     SCOPED_LOCK (&l->lock);
@@ -325,10 +326,15 @@ start (struct life *l, enum simdisk_crash how)
 {
   unsigned tries = 0;
 
+  l->nsteps++;
   while (!come_up (l, tries == 0 ? how : SIMDISK_KILL))
     MUST (++tries < 100, "the server does not start again");
-  if (l->fault.hit)
-    l->fault.state = 0;         /* that was another server */
+  if (l->fault.hit && life_state (l) != JOURNAL_FAILED &&
+      (l->fault.over || !l->fault.sticky)) {
+    l->fault.state = 0;
+    l->fault.past = true;
+  }
+  l->nsteps++;
 }
 
 /* Between two servers; true: there was a next one. */
@@ -341,6 +347,7 @@ next_server (struct life *l, char how)
     stop (l);
   if (how != 'R') {
     crashed = crash (l);
+    l->fault.over = l->fault.hit;
     hook (l);
     fault_move (l);
   }

@@ -245,7 +245,7 @@ step_catalog (struct life *l)
   if (l->p.threads || l->nested)
     return;
   catalog_step (l->disk, l->r);
-  if (l->fault.hit && (l->fault.sticky || l->fault.what.where != FAULT_CATALOG))
+  if (l->fault.hit && l->fault.sticky)
     return;
   if (l->fault.hit)             /* what it missed, it makes up for */
     for (unsigned i = 0; i < 2; i++)
@@ -322,6 +322,7 @@ step_random (struct life *l)
   struct journal_usage usage;
 
   MUST (state != JOURNAL_FAILED || fault_excuses (l), "failed: %s", l->r->reason);
+  l->nsteps++;
   if (state == JOURNAL_STALE)
     l->hole = true;
   journal_get_usage (l->r->journal, &usage);
@@ -338,6 +339,7 @@ step_random (struct life *l)
 void
 step_letter (struct life *l, char letter)
 {
+  l->nsteps++;
   if (life_state (l) == JOURNAL_STALE)
     l->hole = true;
   for (size_t i = 0; i < STEPS; i++)

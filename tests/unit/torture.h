@@ -151,6 +151,8 @@ struct fault {
   uint64_t n;                   /* seen so far */
   bool hit;
   struct fault_call what;       /* was hit */
+  uint64_t step;                /* in this step */
+  bool past;                    /* the server that met it is gone */
   enum journal_replica_state state;     /* when it was hit; 0: no server was up */
   bool over;                    /* nothing fails any more */
   unsigned checked;             /* steps since */
@@ -218,6 +220,7 @@ struct life {
   const struct version *known[TORTURE_CHECKPOINTS];     /* by checkpoint */
   bool ever[TORTURE_CHECKPOINTS];       /* may have been one */
   uint64_t rng;                 /* of the requests */
+  uint64_t nsteps;
   unsigned boot;
   bool garbled;                 /* by the last crash */
   bool log_error;
