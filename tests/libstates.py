@@ -7,13 +7,12 @@ a replica of its own; those that change nothing share one.
 """
 
 import queue
-import re
 import sys
 import threading
 import time
 import traceback
 
-from libmcbuf import (DONE, MiB, NO_CHECKPOINT, SLOW, Failure, Faults, Server, Test, check,
+from libmcbuf import (MiB, NO_CHECKPOINT, Failure, Faults, Server, Test, check,
                       done, equal, nbd_errno, poll, read_file, same, sparse_file, tool)
 from state_table import STATES, render
 
@@ -398,6 +397,3 @@ def only(table):
         picked[event] = {s: c if state in ("", s) else "-" for s, c in table[event].items()}
     sys.argv[1:] = []
     return picked
-
-
-__all__ = ["BLOCK", "SIZE", "DONE", "SLOW", "Replica", "Run", "block", "check_refusal", "only", "re", "unchanged"]

@@ -188,10 +188,14 @@ def test_overwrite_of_promoted(test):
     """resync overwrite of a promoted disk is refused by a failing journal: it stays the disk, also after a restart."""
     for end in ("kill", "stop"):
         server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"))
-        server.connect().pwrite(b"1" * 8192, 0)
+        h = server.connect()
+        h.pwrite(b"1" * 8192, 0)
+        h.shutdown()
         last = server.commit()["checkpoint"]
         done(server.ask("promote"))
         poll("the drain", lambda: server.status()["drained"])
+        server.stop()                           # all of it is in the journal
+        server.start()
         zero_filled(server)
         faults.fail("fdatasync", JOURNAL)
         refused(server.ask("resync overwrite"), 2, server.journal, os.strerror(errno.EIO))
