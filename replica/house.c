@@ -174,7 +174,8 @@ house_main (void *replica)
       last = r->stopping;
       seals = seals_locked (r);
     }
-    failed = seals && replica_prepare_seal (r) == -1;
+    failed = seals && (replica_tighten (r) == -1 ||
+                       replica_prepare_seal (r) == -1);
     if (failed && !complained) {
       replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
       complained = true;
