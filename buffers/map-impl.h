@@ -35,9 +35,11 @@
 #define MAP_SHORT_ZERO 128
 
 /* As long as no more slots than this are in use, their indexes are listed, and whoever
- * walks or clears the table need not look at all of it.
+ * walks or clears the table need not look at all of it.  A small table, of up to
+ * MAP_SMALL slots, has a list and a filter that are small as well.
  */
 #define MAP_LISTED 4096
+#define MAP_SMALL ((size_t) 4096)
 
 /* Value: location | mask << 32 | zero << 40 | may trim << 41. */
 #define MAP_MASK_SHIFT 32
@@ -69,8 +71,10 @@ struct map {
   size_t live, moving;                  /* with a mask: in both tables, in OLD */
   size_t limit;                         /* USED never gets higher */
   size_t base;                          /* slots that map_new made */
-  uint32_t *listed;                     /* indexes of the used slots, if <= MAP_LISTED */
+  uint32_t *listed;                     /* indexes of the used slots, if <= MAX_LISTED */
+  size_t max_listed;
   uint64_t *regions;                    /* the filter */
+  unsigned region_bits;                 /* 2 to the power of that many bits of it */
   struct zeroset zeroes;
   uint64_t zero_end;                    /* where the last zero request ended … */
   bool zero_trim;                       /* … and of what kind it was */
@@ -127,17 +131,17 @@ table_home (const struct table *t, uint64_t key)
 
 /* The bit of the filter for KEY's region. */
 static inline size_t
-region_bit (uint64_t key)
+region_bit (const struct map *m, uint64_t key)
 {
   return key / MAP_REGION * UINT64_C (0x9e3779b97f4a7c15)
-    >> (64 - MAP_REGION_BITS);
+    >> (64 - m->region_bits);
 }
 
 /* May there be slots in KEY's region? */
 static inline bool
 map_in_region (const struct map *m, uint64_t key)
 {
-  size_t bit = region_bit (key);
+  size_t bit = region_bit (m, key);
 
   return m->regions[bit / 64] >> bit % 64 & 1;
 }
@@ -159,7 +163,7 @@ map_walk_end (const struct map *m)
 {
   if (m->old.slots)
     return m->table.wrap + m->old.wrap + 2;
-  return m->used <= MAP_LISTED ? m->used : m->table.wrap + 1;
+  return m->used <= m->max_listed ? m->used : m->table.wrap + 1;
 }
 
 static inline struct slot *
@@ -168,7 +172,7 @@ map_walk_slot (const struct map *m, size_t step)
   if (m->old.slots)
     return step <= m->table.wrap ? &m->table.slots[step]
                                  : &m->old.slots[step - m->table.wrap - 1];
-  return &m->table.slots[m->used <= MAP_LISTED ? m->listed[step] : step];
+  return &m->table.slots[m->used <= m->max_listed ? m->listed[step] : step];
 }
 
 /* The sectors in MASK are no longer in slot S. */

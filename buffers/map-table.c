@@ -5,6 +5,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "buffers/map-impl.h"
@@ -21,14 +22,43 @@ _Static_assert (sizeof (struct slot) == 16, "four slots fill a cache line");
  */
 #define MOVE 16
 
-#define LISTED_BYTES (MAP_LISTED * sizeof (uint32_t))
-#define REGION_BYTES ((size_t) 1 << (MAP_REGION_BITS - 3))
-
 /* Three quarters: beyond, runs of used slots become long. */
 static size_t
 limit_of (size_t slots)
 {
   return slots / 4 * 3;
+}
+
+/* Small areas come from the heap: of pages of their own each would take some. */
+static void *
+area_alloc (size_t bytes, bool small, bool prefault)
+{
+  void *area;
+
+  if (!small)
+    return prefault ? pages_alloc (bytes) : pages_alloc_lazy (bytes);
+  area = malloc (bytes);
+  if (area)
+    memset (area, 0, bytes);
+  return area;
+}
+
+static void
+area_free (void *area, size_t bytes, bool small)
+{
+  int saved = errno;
+
+  if (small)
+    free (area);
+  else
+    pages_free (area, bytes);
+  errno = saved;
+}
+
+static bool
+is_small (const struct table *t)
+{
+  return t->wrap + 1 <= MAP_SMALL;
 }
 
 static size_t
@@ -49,9 +79,67 @@ set_table (struct map *m, struct slot *slots, size_t n)
 static void
 drop_old (struct map *m)
 {
-  pages_free (m->old.slots, bytes_of (&m->old));
+  area_free (m->old.slots, bytes_of (&m->old), is_small (&m->old));
   m->old.slots = NULL;
   m->moving = 0;
+}
+
+/* --- the list and the filter --- */
+
+static size_t
+listed_bytes (const struct map *m)
+{
+  return m->max_listed * sizeof *m->listed;
+}
+
+static size_t
+region_bytes (const struct map *m)
+{
+  return (size_t) 1 << (m->region_bits - 3);
+}
+
+static bool
+small_lists (const struct map *m)
+{
+  return m->region_bits < MAP_REGION_BITS;
+}
+
+static void
+free_lists (struct map *m)
+{
+  area_free (m->regions, region_bytes (m), small_lists (m));
+  area_free (m->listed, listed_bytes (m), small_lists (m));
+}
+
+/* Fresh ones for a table of N slots.  -1 with ENOMEM: M has what it had. */
+static int
+make_lists (struct map *m, size_t n, bool prefault)
+{
+  struct map next = {
+    .max_listed = n <= MAP_SMALL ? limit_of (n) : MAP_LISTED,
+    .region_bits = n <= MAP_SMALL ? __builtin_ctzll (n) + 3 : MAP_REGION_BITS,
+  };
+
+  next.listed = area_alloc (listed_bytes (&next), small_lists (&next), prefault);
+  next.regions = area_alloc (region_bytes (&next), small_lists (&next), prefault);
+  if (next.listed == NULL || next.regions == NULL) {
+    free_lists (&next);
+    errno = ENOMEM;
+    return -1;
+  }
+  m->listed = next.listed;
+  m->max_listed = next.max_listed;
+  m->regions = next.regions;
+  m->region_bits = next.region_bits;
+  return 0;
+}
+
+static inline void
+note_region (struct map *m, uint64_t key)
+{
+  size_t bit = region_bit (m, key);
+
+  m->regions[bit / 64] |= UINT64_C (1) << bit % 64;
 }
 
 int
@@ -66,13 +154,9 @@ map_make_table (struct map *m, size_t blocks)
     errno = ENOMEM;
     return -1;
   }
-  m->listed = pages_alloc (LISTED_BYTES);
-  m->regions = pages_alloc (REGION_BYTES);
-  slots = pages_alloc (n * sizeof *slots);
-  if (m->listed == NULL || m->regions == NULL || slots == NULL) {
-    pages_free (slots, n * sizeof *slots);
-    pages_free (m->regions, REGION_BYTES);
-    pages_free (m->listed, LISTED_BYTES);
+  slots = area_alloc (n * sizeof *slots, n <= MAP_SMALL, true);
+  if (slots == NULL || make_lists (m, n, true) == -1) {
+    area_free (slots, n * sizeof *slots, n <= MAP_SMALL);
     errno = ENOMEM;
     return -1;
   }
@@ -85,27 +169,52 @@ void
 map_free_table (struct map *m)
 {
   drop_old (m);
-  pages_free (m->table.slots, bytes_of (&m->table));
-  pages_free (m->regions, REGION_BYTES);
-  pages_free (m->listed, LISTED_BYTES);
+  area_free (m->table.slots, bytes_of (&m->table), is_small (&m->table));
+  free_lists (m);
+}
+
+/* A small table that has grown begins anew, if there is memory for that. */
+static bool
+begin_anew (struct map *m)
+{
+  struct map was = *m;
+  size_t bytes = m->base * sizeof *m->table.slots;
+  struct slot *slots;
+
+  if (m->table.wrap + 1 == m->base || m->base > MAP_SMALL)
+    return false;
+  slots = area_alloc (bytes, true, true);
+  if (slots == NULL || make_lists (m, m->base, true) == -1) {
+    area_free (slots, bytes, true);
+    return false;
+  }
+  map_free_table (&was);
+  m->old.slots = NULL;
+  m->moving = m->used = m->live = 0;
+  set_table (m, slots, m->base);
+  return true;
 }
 
 void
 map_clear_table (struct map *m)
 {
-  size_t n = m->table.wrap + 1;
+  size_t n = m->table.wrap + 1, keep = MAX (m->base, 2 * MAP_SMALL);
+  int saved = errno;
 
+  if (begin_anew (m))
+    return;
+  errno = saved;
   if (m->used > 0 || m->old.slots)
-    memset (m->regions, 0, REGION_BYTES);
+    memset (m->regions, 0, region_bytes (m));
   drop_old (m);
-  if (n > m->base) {
+  if (n > keep) {
     n = pages_shrink (m->table.slots, n * sizeof *m->table.slots,
-                      m->base * sizeof *m->table.slots)
+                      keep * sizeof *m->table.slots)
       / sizeof *m->table.slots;
     memset (m->table.slots, 0, n * sizeof *m->table.slots);
     set_table (m, m->table.slots, n);
   }
-  else if (m->used > MAP_LISTED)
+  else if (m->used > m->max_listed)
     memset (m->table.slots, 0, n * sizeof *m->table.slots);
   else
     for (size_t i = 0; i < m->used; i++)
@@ -114,17 +223,23 @@ map_clear_table (struct map *m)
 }
 
 size_t
+map_room (const struct map *m)
+{
+  return m->limit;
+}
+
+size_t
 map_memory (const struct map *m)
 {
   return sizeof *m + bytes_of (&m->table) + bytes_of (&m->old) +
-    LISTED_BYTES + REGION_BYTES + zeroset_memory (&m->zeroes);
+    listed_bytes (m) + region_bytes (m) + zeroset_memory (&m->zeroes);
 }
 
 /* Give the free slot I to KEY. */
 static inline struct slot *
 claim (struct map *m, size_t i, uint64_t key)
 {
-  if (m->used < MAP_LISTED)
+  if (m->used < m->max_listed)
     m->listed[m->used] = i;
   m->used++;
   m->table.slots[i].key = key;
@@ -155,6 +270,25 @@ move_some (struct map *m, size_t n)
     drop_old (m);
 }
 
+/* A table of N slots takes the place of a small one: so do a list, which begins empty,
+ * and a filter.
+ */
+static int
+grow_lists (struct map *m, size_t n)
+{
+  struct map was = *m;
+
+  if (!is_small (&m->table) || n == m->table.wrap + 1)
+    return 0;
+  if (make_lists (m, n, false) == -1)
+    return -1;
+  for (size_t i = 0; i <= m->table.wrap; i++)
+    if (slot_mask (&m->table.slots[i]) != 0)
+      note_region (m, m->table.slots[i].key);
+  free_lists (&was);
+  return 0;
+}
+
 int
 map_reserve (struct map *m, uint64_t more)
 {
@@ -173,11 +307,15 @@ map_reserve (struct map *m, uint64_t more)
     }
     n *= 2;
   }
-  slots = pages_alloc_lazy (n * sizeof *slots);
+  slots = area_alloc (n * sizeof *slots, n <= MAP_SMALL, false);
   if (slots == NULL)
     return -1;
   while (m->old.slots)
     move_some (m, MOVE);
+  if (grow_lists (m, n) == -1) {
+    area_free (slots, n * sizeof *slots, n <= MAP_SMALL);
+    return -1;
+  }
   m->old = m->table;
   m->moving = m->live;
   m->place = 0;
@@ -246,7 +384,6 @@ map_put_block (struct map *m, uint64_t key, unsigned mask, uint64_t value)
   if (mine == NULL) {
     unsigned disk = key_disk (key);
     uint64_t block = key_block (key);
-    size_t bit = region_bit (key);
 
     if (dead) {
       mine = dead;
@@ -255,7 +392,7 @@ map_put_block (struct map *m, uint64_t key, unsigned mask, uint64_t value)
     else
       mine = claim (m, i, key);
     m->live++;
-    m->regions[bit / 64] |= UINT64_C (1) << bit % 64;
+    note_region (m, key);
     if (block < m->bounds[disk].first)
       m->bounds[disk].first = block;
     if (block > m->bounds[disk].last)

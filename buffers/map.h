@@ -90,5 +90,7 @@ extern int map_sorted (const struct map *m, struct map_run **runs, size_t *n);
 extern bool map_is_empty (const struct map *m);
 extern size_t map_blocks (const struct map *m);         /* slots in use */
 extern size_t map_memory (const struct map *m);         /* bytes allocated */
+/* How many blocks fit before it has to grow. */
+extern size_t map_room (const struct map *m);
 
 #endif /* MCBUF_BUFFERS_MAP_H */

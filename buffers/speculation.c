@@ -14,6 +14,9 @@
 #define SEAL_SPARES 2u
 #define SPARES (SEAL_SPARES + 1)
 
+/* So many sealed epochs keep the maps they have: they are likely to be committed soon. */
+#define LOOSE 8
+
 struct speculation {
   struct epoch *newest;                 /* the open one; older ones by ->older */
   struct epoch *spares;                 /* by ->older */
@@ -28,6 +31,7 @@ epoch_new (void)
 
   if (e == NULL)
     return NULL;
+  e->roomy = true;
   e->map = map_new (EPOCH_BLOCKS);
   if (e->map == NULL) {
     free (e);
@@ -52,7 +56,7 @@ epoch_clear (struct epoch *e)
   struct map *map = e->map;
 
   map_clear (map);
-  *e = (struct epoch) { .map = map };
+  *e = (struct epoch) { .map = map, .roomy = e->roomy };
 }
 
 static void
@@ -193,13 +197,82 @@ void
 speculation_restock (struct speculation *s, struct epoch *spare)
 {
   assert (map_is_empty (spare->map));
-  if (s->nspares == SPARES) {
+  if (s->nspares == SPARES || !spare->roomy) {
     epoch_free (spare);
     return;
   }
   spare->older = s->spares;
   s->spares = spare;
   s->nspares++;
+}
+
+/* The newest of those that are sealed for long. */
+static struct epoch *
+sealed_long (const struct speculation *s)
+{
+  struct epoch *e = s->newest->older;
+
+  for (unsigned i = 0; i < LOOSE && e; i++)
+    e = e->older;
+  return e;
+}
+
+size_t
+speculation_loose (const struct speculation *s, uint64_t *number)
+{
+  for (;;) {
+    struct epoch *oldest = NULL;
+
+    /* Behind one that is tight all are. */
+    for (struct epoch *e = sealed_long (s); e && !e->tight; e = e->older)
+      oldest = e;
+    if (oldest == NULL)
+      return 0;
+    if (map_room (oldest->map) / 3 >= map_blocks (oldest->map)) {
+      *number = oldest->number;
+      return map_blocks (oldest->map) + 1;
+    }
+    oldest->tight = true;
+  }
+}
+
+int
+speculation_tighten (struct speculation *s, uint64_t number, struct map *map,
+                     size_t max, size_t *cursor, struct map **left)
+{
+  struct epoch *e = sealed_long (s);
+  int r;
+
+  *left = NULL;
+  while (e && e->number > number)
+    e = e->older;
+  if (e == NULL || e->number != number) {
+    *left = map;
+    return 0;
+  }
+  r = map_merge (map, e->map, max, cursor);
+  if (r == 0) {
+    *left = e->map;
+    e->map = map;
+    e->roomy = false;
+    e->tight = true;
+  }
+  return r;
+}
+
+struct epoch *
+epoch_of (struct map *map)
+{
+  struct epoch *e = calloc (1, sizeof *e);
+
+  if (e == NULL) {
+    map_free (map);
+    errno = ENOMEM;
+    return NULL;
+  }
+  e->map = map;
+  e->roomy = true;
+  return e;
 }
 
 struct epoch *

@@ -12,6 +12,8 @@ struct epoch {
   struct map *map;
   uint64_t bytes, extents;      /* as written: overwritten ones and zeroes count, too */
   struct epoch *older;
+  bool roomy;                   /* its map has room for many writes, as epoch_new makes it */
+  bool tight;                   /* sealed for long, and its map no larger than it needs to be */
 
   /* The write-out buffer's own. */
   struct epoch *newer;
@@ -49,13 +51,27 @@ extern bool speculation_is_empty_at (const struct speculation *s, unsigned disk,
 extern int speculation_seal (struct speculation *s);
 /* How many spare epochs are wanted; hand them in (made outside the lock with
  * epoch_new, or cleared with epoch_clear), so that no seal has to make its own.
- * One that is not wanted is freed.
+ * One that is not wanted, or not roomy, is freed.
  */
 extern unsigned speculation_spares_wanted (const struct speculation *s);
 extern void speculation_restock (struct speculation *s, struct epoch *spare);
 extern struct epoch *epoch_new (void);          /* empty, prefaulted */
 extern void epoch_free (struct epoch *e);       /* NULL is allowed; not its elders */
 extern void epoch_clear (struct epoch *e);      /* ready to be a spare again */
+
+/* An epoch's map is made for many writes.  Those of epochs that stay sealed for long are
+ * exchanged for maps of the size that they need: speculation_loose names such an epoch in *NUMBER and says
+ * how many blocks the map needs, 0 when there is none.  The caller makes it, outside the lock, and calls
+ * speculation_tighten with it, *CURSOR being 0 at first, until that returns 0: at most MAX slots
+ * are moved each time, and the lock need not be held in between.  *LEFT (NULL as long as there is more) is then
+ * the map that is not needed any more: the old one, or MAP, when the epoch is gone.  -1 with ENOMEM.
+ */
+extern size_t speculation_loose (const struct speculation *s, uint64_t *number);
+extern int speculation_tighten (struct speculation *s, uint64_t number,
+                                struct map *map, size_t max, size_t *cursor,
+                                struct map **left);
+/* The cleared map of a roomy epoch as a spare one.  Takes the map; NULL with ENOMEM, and it is freed. */
+extern struct epoch *epoch_of (struct map *map);
 
 /* Take every sealed epoch up to NUMBER out, newest first by ->older; NULL when
  * there is none.  The caller owns them.

@@ -15,6 +15,8 @@
 #include "common/bytes.h"
 #include "replica/internal.h"
 
+#define TIGHTEN_SLICE 512
+
 /* --- seal ------------------------------------------------------------------ */
 
 static void
@@ -156,6 +158,60 @@ replica_prepare_seal (struct replica *r)
     r->epoch_limit = MAX (r->epoch_limit, state.epoch_limit);
   }
   return 0;
+}
+
+/* One epoch's map.  1: there may be more. */
+static int
+tighten (struct replica *r)
+{
+  struct map *map, *left = NULL;
+  struct epoch *spare;
+  uint64_t number;
+  size_t blocks, cursor = 0;
+  int more;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    blocks = speculation_loose (r->spec, &number);
+  }
+  if (blocks == 0)
+    return 0;
+  map = map_new (blocks);
+  if (map == NULL)
+    return -1;
+  do {
+    SCOPED_LOCK (&r->lock);
+    more = speculation_tighten (r->spec, number, map, TIGHTEN_SLICE, &cursor,
+                                &left);
+  } while (more == 1);
+  if (more == -1 || left == map) {
+    map_free (map);
+    return more == -1 ? -1 : 1;
+  }
+  map_clear (left);
+  spare = epoch_of (left);
+  if (spare == NULL)
+    return -1;
+  {
+    SCOPED_LOCK (&r->lock);
+    if (speculation_spares_wanted (r->spec) > 0) {
+      speculation_restock (r->spec, spare);
+      spare = NULL;
+    }
+  }
+  epoch_free (spare);
+  return 1;
+}
+
+int
+replica_tighten (struct replica *r)
+{
+  int more;
+
+  do
+    more = tighten (r);
+  while (more == 1);
+  return more;
 }
 
 int

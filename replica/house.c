@@ -273,7 +273,7 @@ round_of_chores (struct replica *r)
   }
   if (discarded)
     divergence_finish (r, where, discarded);
-  failed = seals && replica_prepare_seal (r) == -1;
+  failed = seals && (replica_tighten (r) == -1 || replica_prepare_seal (r) == -1);
   if (failed && !r->house.unprepared)
     replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
   r->house.unprepared = failed;

@@ -439,6 +439,8 @@ extern int replica_commit (struct replica *r, const struct commit_request *req,
                            struct commit_answer *answer, struct mcerror *err);
 /* What a seal must not wait for: spare maps, epoch numbers.  Without the lock. */
 extern int replica_prepare_seal (struct replica *r);
+/* Give back what sealed epochs' maps do not need.  Without the lock. */
+extern int replica_tighten (struct replica *r);
 /* Promoted writes so far become durable. */
 extern int promoted_flush (struct replica *r);
 extern int promoted_flush_turn (struct replica *r);     /* the caller has the turn */

@@ -14,14 +14,11 @@
 #include "common/bytes.h"
 #include "replica/internal.h"
 
-
+/* Seal until EPOCH is open. */
 static int
-replay_uncommitted (void *opaque, uint64_t epoch,
-                    const struct journal_extent *ext)
+seal_up_to (struct replica *r, uint64_t epoch)
 {
-  struct replica *r = opaque;
-
-  while (speculation_open_number (r->spec) < epoch)
+  while (speculation_open_number (r->spec) < epoch) {
     if (speculation_seal (r->spec) == -1) {
       struct epoch *e = epoch_new ();
 
@@ -29,6 +26,20 @@ replay_uncommitted (void *opaque, uint64_t epoch,
         return -1;
       speculation_restock (r->spec, e);
     }
+    else if (replica_tighten (r) == -1)
+      return -1;
+  }
+  return 0;
+}
+
+static int
+replay_uncommitted (void *opaque, uint64_t epoch,
+                    const struct journal_extent *ext)
+{
+  struct replica *r = opaque;
+
+  if (seal_up_to (r, epoch) == -1)
+    return -1;
   return ext->flags & JOURNAL_ZERO ?
     speculation_zero (r->spec, ext->disk, ext->sector, ext->nsectors,
                       ext->flags & JOURNAL_MAY_TRIM) :
@@ -54,15 +65,7 @@ restore_speculation (struct replica *r, const struct journal_state *state,
       journal_replay_uncommitted (r->journal, replay_uncommitted, r, &open,
                                   &damage) == -1)
     return -1;
-  while (speculation_open_number (r->spec) < open)
-    if (speculation_seal (r->spec) == -1) {
-      struct epoch *e = epoch_new ();
-
-      if (e == NULL)
-        return -1;
-      speculation_restock (r->spec, e);
-    }
-  return 0;
+  return seal_up_to (r, open);
 }
 
 static int
@@ -123,19 +126,10 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
       return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
     whole = false;
   }
-  if (whole && speculation_open_number (r->spec) < state->epoch &&
-      took != JOURNAL_TOOK_SHARED) {
-    /* Saved, or nothing to save: the record knows which epoch was open. */
-    while (speculation_open_number (r->spec) < state->epoch) {
-      struct epoch *e = NULL;
-
-      if (speculation_seal (r->spec) == 0)
-        continue;
-      if ((e = epoch_new ()) == NULL)
-        return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
-      speculation_restock (r->spec, e);
-    }
-  }
+  /* Saved, or nothing to save: the record knows which epoch was open. */
+  if (whole && took != JOURNAL_TOOK_SHARED &&
+      seal_up_to (r, state->epoch) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot restore the speculation buffer: %m");
   if (!whole && empty_speculation (r, state->epoch_limit + 1) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot make the speculation buffer: %m");
 

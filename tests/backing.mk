@@ -23,3 +23,14 @@ unit_test_replica_groups_SOURCES = \
 	$(NULL)
 unit_test_replica_groups_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_groups_LDADD = $(TORTURE_LIBS)
+
+TESTS += unit/test-speculation
+check_PROGRAMS += unit/test-speculation
+unit_test_speculation_SOURCES = \
+	unit/fail-alloc.c \
+	unit/test-speculation.c \
+	unit/unit.c \
+	unit/unit.h \
+	$(NULL)
+unit_test_speculation_LDFLAGS = $(UNIT_WRAP)
+unit_test_speculation_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Epochs that stay sealed for long take no more memory than what they hold needs, and hold the same. */
+#include "config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "buffers/map-impl.h"
+#include "buffers/speculation.h"
+#include "common/bytes.h"
+#include "unit/unit.h"
+
+#define SPARE 8                 /* newest sealed epochs that are left as they are */
+#define FIXED 8192u             /* bytes that any epoch may take */
+#define PER_BLOCK 64u
+
+static struct speculation *spec;
+
+static void
+setup (void)
+{
+  unit_seed ();
+  spec = speculation_new (1);
+  EXPECT (spec);
+}
+
+static void
+teardown (void)
+{
+  unit_fail_alloc (0);
+  speculation_free (spec);
+}
+
+static struct epoch *
+sealed (uint64_t number)
+{
+  struct epoch *e = speculation_newest (spec)->older;
+
+  while (e && e->number != number)
+    e = e->older;
+  return e;
+}
+
+static void
+seal (void)
+{
+  while (speculation_spares_wanted (spec) > 0)
+    speculation_restock (spec, epoch_new ());
+  EXPECT (speculation_seal (spec) == 0);
+}
+
+/* As the replica does it.  Returns how many epochs were done; -1: no memory. */
+static int
+tighten (size_t max, unsigned drop)
+{
+  uint64_t number;
+  size_t blocks;
+  int done = 0;
+
+  while ((blocks = speculation_loose (spec, &number)) > 0) {
+    struct map *map = map_new (blocks), *left = NULL;
+    size_t cursor = 0;
+    int r;
+
+    if (map == NULL)
+      return -1;
+    while ((r = speculation_tighten (spec, number, map, max, &cursor, &left)) == 1) {
+      EXPECT (left == NULL);
+      if (unit_chance (drop)) {
+        /* It is committed meanwhile. */
+        struct epoch *e = speculation_take (spec, number);
+
+        EXPECT (e && e->number == number);
+        while (e) {
+          struct epoch *older = e->older;
+
+          epoch_free (e);
+          e = older;
+        }
+      }
+    }
+    if (r == -1) {
+      map_free (map);
+      return -1;
+    }
+    EXPECT (left);
+    EXPECT ((left == map) == (sealed (number) == NULL));
+    map_free (left);
+    done++;
+  }
+  return done;
+}
+
+/* Epoch N has N % 7 single blocks and more of N % 1000 in a row. */
+static void
+fill (uint64_t n, unsigned blocks)
+{
+  for (unsigned i = 0; i < n % 7; i++)
+    EXPECT (speculation_put (spec, i % 3, (n * 1000 + i * 77) * 8, 8, n * 10000 + i) == 0);
+  if (blocks)
+    EXPECT (speculation_put (spec, 3, n * 8, blocks * 8, n * 10000 + 100) == 0);
+  if (n % 5 == 0)
+    EXPECT (speculation_zero (spec, 4, n * 1000, 100000, n % 2) == 0);
+}
+
+static void
+check_map (const struct epoch *e, unsigned blocks)
+{
+  struct map_hit hit[MAP_BLOCK_SECTORS];
+  uint64_t n = e->number;
+
+  EXPECT (map_blocks (e->map) == n % 7 + blocks);
+  for (unsigned i = 0; i < n % 7; i++) {
+    EXPECT (map_get (e->map, i % 3, n * 1000 + i * 77, 0xff, hit) == 1);
+    EXPECT (hit[0].mask == 0xff && hit[0].loc == n * 10000 + i);
+  }
+  for (unsigned i = 0; i < blocks; i++) {
+    EXPECT (map_get (e->map, 3, n + i, 0xff, hit) == 1);
+    EXPECT (hit[0].mask == 0xff && hit[0].loc == n * 10000 + 100 + i);
+  }
+  EXPECT (map_get (e->map, 3, n + blocks, 0xff, hit) == 0);
+  if (n % 5 == 0) {
+    bool may_trim;
+
+    EXPECT (map_is_zero_at (e->map, 4, n * 125 + 1, 12000, &may_trim));
+    EXPECT (may_trim == n % 2);
+  }
+  else
+    EXPECT (map_get (e->map, 4, n * 125 + 1, 0xff, hit) == 0);
+}
+
+static unsigned
+blocks_of (uint64_t n)
+{
+  static const unsigned sizes[] = { 0, 0, 1, 64, 700, 3000, 5000, 20000, 60000 };
+
+  return sizes[n * 2654435761u % (sizeof sizes / sizeof sizes[0])];
+}
+
+START_TEST (test_tight)
+{
+  const unsigned many = 150;
+
+  for (uint64_t n = 1; n <= many; n++) {
+    fill (n, blocks_of (n));
+    seal ();
+    if (unit_chance (30))
+      EXPECT (tighten (1 + unit_random (2000), 0) >= 0);
+  }
+  EXPECT (tighten (512, 0) >= 0);
+  EXPECT (tighten (512, 0) == 0);
+  for (uint64_t n = 1; n <= many; n++) {
+    struct epoch *e = sealed (n);
+
+    EXPECT (e);
+    check_map (e, blocks_of (n));
+    if (n + SPARE <= many)
+      ck_assert_msg (map_memory (e->map) - zeroset_memory (&e->map->zeroes) <=
+                     FIXED + PER_BLOCK * map_blocks (e->map),
+                     "epoch %u: %zu bytes for %zu blocks", (unsigned) n,
+                     map_memory (e->map), map_blocks (e->map));
+  }
+}
+END_TEST
+
+/* Commits come in between. */
+START_TEST (test_taken)
+{
+  for (uint64_t n = 1; n <= 60; n++) {
+    fill (n, blocks_of (n));
+    seal ();
+    EXPECT (tighten (1 + unit_random (500), 5) >= 0);
+    for (const struct epoch *e = speculation_newest (spec)->older; e; e = e->older)
+      check_map (e, blocks_of (e->number));
+  }
+}
+END_TEST
+
+/* Without memory an epoch stays as it is. */
+START_TEST (test_no_memory)
+{
+  int r;
+
+  for (uint64_t n = 1; n <= 20; n++) {
+    fill (n, blocks_of (n));
+    seal ();
+  }
+  for (unsigned nth = 1; ; nth++) {
+    unit_fail_alloc (nth);
+    r = tighten (300, 0);
+    if (unit_failed () == 0)
+      break;
+    unit_fail_alloc (0);
+    for (uint64_t n = 1; n <= 20; n++)
+      check_map (sealed (n), blocks_of (n));
+    EXPECT (r == -1 || nth > 1);
+  }
+  unit_fail_alloc (0);
+  EXPECT (r >= 0);
+  for (uint64_t n = 1; n <= 20; n++)
+    check_map (sealed (n), blocks_of (n));
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *suite = suite_create ("speculation");
+  TCase *tc = tcase_create ("tight");
+
+  tcase_add_checked_fixture (tc, setup, teardown);
+  tcase_set_timeout (tc, 60);
+  tcase_add_test (tc, test_tight);
+  tcase_add_test (tc, test_taken);
+  tcase_add_test (tc, test_no_memory);
+  suite_add_tcase (suite, tc);
+  return unit_run (suite);
+}
