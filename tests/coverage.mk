@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# What no other test gets to, above all errors: control verbs, the socket, opening.
+
+check_PROGRAMS += unit/test-replica-control
+TESTS += unit/test-replica-control
+unit_test_replica_control_SOURCES = \
+	$(fuzz_world) \
+	unit/test-replica-control.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+unit_test_replica_control_LDFLAGS = $(fuzz_world_wrap)
+unit_test_replica_control_LDADD = $(REPLICA_LIBS)
