@@ -12,4 +12,7 @@ extern json_t *checkpoint_json (const struct journal_checkpoint *cp);
 /* JSON (may be NULL; its reference is taken) as one line, malloced.  NULL with ENOMEM. */
 extern char *json_line (json_t *json);
 
+/* TEXT as a string; what is not UTF-8 in it becomes '?'.  NULL with ENOMEM. */
+extern json_t *json_text (const char *text);
+
 #endif /* MCBUF_REPLICA_JSON_H */
