@@ -10,3 +10,8 @@ unit_test_replica_control_SOURCES = \
 	$(NULL)
 unit_test_replica_control_LDFLAGS = $(fuzz_world_wrap)
 unit_test_replica_control_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += unit/test-replica-socket
+TESTS += unit/test-replica-socket
+unit_test_replica_socket_SOURCES = unit/test-replica-socket.c $(UNIT_COMMON)
+unit_test_replica_socket_LDADD = $(REPLICA_LIBS)
