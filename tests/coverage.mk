@@ -21,3 +21,5 @@ TESTS += unit/test-replica-open
 unit_test_replica_open_SOURCES = $(fuzz_world) unit/test-replica-open.c $(UNIT_COMMON)
 unit_test_replica_open_LDFLAGS = $(fuzz_world_wrap)
 unit_test_replica_open_LDADD = $(REPLICA_LIBS)
+
+EXTRA_DIST += coverage
