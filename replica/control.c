@@ -163,7 +163,7 @@ verb_promote (struct replica *r, char *args, struct answer *a)
   a->json = json_pack ("{s:I, s:o, s:I, s:I, s:I, s:I, s:s, s:f, s:b, s:b}",
                        "checkpoint", (json_int_t) p.checkpoint.id,
                        "label", p.checkpoint.label[0] ?
-                         json_string (p.checkpoint.label) : json_null (),
+                         json_text (p.checkpoint.label) : json_null (),
                        "discarded_bytes", (json_int_t) p.discarded_bytes,
                        "discarded_epochs", (json_int_t) p.discarded_epochs,
                        "written_bytes", (json_int_t) 0,
@@ -321,20 +321,12 @@ nbd_errno (int errnum)
   }
 }
 
-/* An error may quote what the client sent, and that need not be UTF-8. */
+/* An error may quote what the client sent, or a path. */
 static char *
-refusal_line (struct mcerror *err)
+refusal_line (const struct mcerror *err)
 {
-  json_t *text = json_string (err->text);
-
-  if (text == NULL) {
-    for (char *p = err->text; *p; p++)
-      if (*p & 0x80)
-        *p = '?';
-    text = json_string (err->text);
-  }
-  return json_line (json_pack ("{s:o, s:i}", "error", text, "code",
-                               (int) err->code));
+  return json_line (json_pack ("{s:o, s:i}", "error", json_text (err->text),
+                               "code", (int) err->code));
 }
 
 int

@@ -13,6 +13,9 @@ extern json_t *checkpoint_json (const struct journal_checkpoint *cp);
 extern char *json_line (json_t *json);
 
 /* Names of the disks that the last checkpoint does not have; NULL: it has all (or no memory). */
+struct replica;
 extern json_t *without_json (struct replica *r);
+/* TEXT as a string; what is not UTF-8 in it becomes '?'.  NULL with ENOMEM. */
+extern json_t *json_text (const char *text);
 
 #endif /* MCBUF_REPLICA_JSON_H */

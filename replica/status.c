@@ -14,7 +14,7 @@
 static json_t *
 label_json (const char *label)
 {
-  return label[0] ? json_string (label) : json_null ();
+  return label[0] ? json_text (label) : json_null ();
 }
 
 static json_t *
@@ -152,9 +152,9 @@ disks_json (struct replica *r, const struct snapshot *s)
   json_t *list = json_array ();
 
   for (unsigned i = 0; list && i < r->ndisks; i++) {
-    json_t *d = json_pack ("{s:s, s:I, s:s, s:b}", "name", r->disks[i].name, "size",
+    json_t *d = json_pack ("{s:s, s:I, s:o, s:b}", "name", r->disks[i].name, "size",
                            (json_int_t) r->disks[i].size, "backing",
-                           backing_path (r->disks[i].backing), "covered",
+                           json_text (backing_path (r->disks[i].backing)), "covered",
                            (int) !(s->fresh >> i & 1));
 
     if (d == NULL || json_array_append_new (list, d) == -1) {
@@ -211,11 +211,11 @@ status_json (struct replica *r)
   journal_get_usage (r->journal, &usage);
   host_id_text (config->id, id);
   json = json_pack (
-    "{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o,"
+    "{s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o, s:o,"
     " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I}, s:o, s:I, s:o, s:I, s:s}",
     "replica", id,
     "state", replica_state_word (s->state),
-    "reason", advice (s, &usage),
+    "reason", json_text (advice (s, &usage)),
     "generation", (json_int_t) s->generation,
     "open_epoch", (json_int_t) s->open,
     "sealed_epochs", (json_int_t) s->spec.sealed,
@@ -226,7 +226,7 @@ status_json (struct replica *r)
                    "extents", (json_int_t) s->spec.extents,
     "writeout", "bytes", (json_int_t) s->wo.bytes,
                 "checkpoints", (json_int_t) s->wo.checkpoints,
-                "error", s->wo_error[0] ? json_string (s->wo_error) : json_null (),
+                "error", s->wo_error[0] ? json_text (s->wo_error) : json_null (),
     "journal", "size", (json_int_t) usage.size,
                "used", (json_int_t) usage.used,
     "buffer", "size", (json_int_t) usage.buffer_size,

@@ -40,6 +40,9 @@ cleanup ()
 {
     local status=$? pid id
     for pid in "${pids[@]}"; do
+        if [ -n "${MCBUF_GENTLE-}" ] && kill "$pid" 2>/dev/null; then
+            timeout 5 tail --pid="$pid" -f /dev/null || :
+        fi
         if kill -KILL "$pid" 2>/dev/null; then wait "$pid" 2>/dev/null || :; fi
     done
     for id in "${replicas[@]}"; do

@@ -38,6 +38,8 @@ BUILD = os.path.abspath(os.environ.get("top_builddir", ".."))
 PLUGIN = os.path.join(BUILD, "plugin/.libs/nbdkit-mcbuf-plugin.so")
 FAULTS = os.path.join(BUILD, "tests/.libs/libfaults.so")
 WRAPPER = shlex.split(os.environ.get("MCBUF_WRAPPER", ""))
+# End what is left over so that it can write down its coverage (make coverage).
+GENTLE = bool(os.environ.get("MCBUF_GENTLE"))
 
 KiB, MiB = 1 << 10, 1 << 20
 
@@ -252,8 +254,14 @@ class Test:
         return p
 
     def cleanup(self):
-        for p in reversed(self.processes):
-            if p.poll() is None:
+        running = [p for p in reversed(self.processes) if p.poll() is None]
+        if GENTLE:
+            for p in running:
+                p.terminate()
+        for p in running:
+            try:
+                p.wait(5 if GENTLE else 0)
+            except subprocess.TimeoutExpired:
                 p.kill()
                 p.wait()
         # What a server that got SIGKILL left for the next one.

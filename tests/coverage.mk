@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# What no other test gets to, above all errors: control verbs, the socket, opening.
+
+check_PROGRAMS += unit/test-replica-control
+TESTS += unit/test-replica-control
+unit_test_replica_control_SOURCES = \
+	$(fuzz_world) \
+	unit/test-replica-control.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+unit_test_replica_control_LDFLAGS = $(fuzz_world_wrap)
+unit_test_replica_control_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += unit/test-replica-socket
+TESTS += unit/test-replica-socket
+unit_test_replica_socket_SOURCES = unit/test-replica-socket.c $(UNIT_COMMON)
+unit_test_replica_socket_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += unit/test-replica-open
+TESTS += unit/test-replica-open
+unit_test_replica_open_SOURCES = $(fuzz_world) unit/test-replica-open.c $(UNIT_COMMON)
+unit_test_replica_open_LDFLAGS = $(fuzz_world_wrap)
+unit_test_replica_open_LDADD = $(REPLICA_LIBS)
+
+EXTRA_DIST += coverage
