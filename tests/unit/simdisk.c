@@ -644,3 +644,31 @@ simdisk_bad (struct simdisk *s, const char *path, uint64_t off, uint64_t len)
   i->bad_off = off;
   i->bad_len = len;
 }
+
+bool
+simdisk_same (struct simdisk *a, struct simdisk *b, const char *path)
+{
+  const struct inode *i = find (a, path), *k = find (b, path);
+
+  return i && k ? content_same (&i->now, &k->now) : i == k;
+}
+
+void
+simdisk_copy (struct simdisk *to, const char *name, struct simdisk *from,
+              const char *path)
+{
+  const struct inode *i = find (from, path);
+  struct content now = content_share (&i->now);
+  struct inode *n = find (to, name);
+
+  assert (from != to || strcmp (name, path) != 0);
+  if (n == NULL)
+    n = inode_new (to, name);
+  assert (n->pending == NULL);
+  free (n->durable_name);
+  n->durable_name = strdup (name);
+  content_free (&n->now);
+  content_free (&n->durable);
+  n->now = now;
+  n->durable = content_share (&now);
+}

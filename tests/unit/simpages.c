@@ -124,6 +124,22 @@ content_equals (const struct content *c, const uint8_t *data, uint64_t len)
   return true;
 }
 
+bool
+content_same (const struct content *a, const struct content *b)
+{
+  static const uint8_t zeroes[PAGE];
+
+  if (a->size != b->size)
+    return false;
+  for (unsigned i = 0; i < npages (a->size); i++)
+    if (a->pages[i] != b->pages[i] &&
+        memcmp (a->pages[i] ? a->pages[i]->data : zeroes,
+                b->pages[i] ? b->pages[i]->data : zeroes,
+                MIN (a->size - (uint64_t) i * PAGE, (uint64_t) PAGE)) != 0)
+      return false;
+  return true;
+}
+
 uint64_t
 content_extent (const struct content *c, uint64_t off, bool *hole)
 {

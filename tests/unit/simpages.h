@@ -28,6 +28,8 @@ extern void content_read (const struct content *c, uint8_t *data, size_t len,
                           uint64_t off);
 extern bool content_equals (const struct content *c, const uint8_t *data,
                             uint64_t len);
+/* Do A and B hold the same?  Quick where they still share their pages. */
+extern bool content_same (const struct content *a, const struct content *b);
 /* Where the pages like the one at OFF (< size) end; is it a *HOLE? */
 extern uint64_t content_extent (const struct content *c, uint64_t off,
                                 bool *hole);

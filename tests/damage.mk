@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Damage to journals, marks and images; recovery; recycling.
+
+TESTS += unit/test-replica-damage
+check_PROGRAMS += unit/test-replica-damage
+unit_test_replica_damage_SOURCES = \
+	unit/damage-harm.c \
+	unit/damage-life.c \
+	unit/damage.h \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	unit/test-replica-damage.c \
+	unit/torture-host.c \
+	unit/torture.h \
+	$(NULL)
+unit_test_replica_damage_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
+unit_test_replica_damage_LDADD = $(REPLICA_LIBS)
