@@ -36,8 +36,8 @@ acked_open (struct journal *j, bool create)
 
   if (path == NULL)
     return -1;
-  return io_open (j->fs, path, O_RDWR | (create ? O_CREAT : 0), 0600,
-                  &j->acked_file);
+  return io_open (j->fs, path, j->look ? O_RDONLY : O_RDWR | (create ? O_CREAT : 0),
+                  0600, &j->acked_file);
 }
 
 int
@@ -88,6 +88,17 @@ acked_read (struct journal *j, struct format_acked *a)
   return n == sizeof *a &&
          memcmp (a->magic, FORMAT_ACKED_MAGIC, FORMAT_MAGIC_LEN) == 0 &&
          acked_crc (a) == get32 (a->crc);
+}
+
+bool
+acked_is_lost (struct journal *j)
+{
+  struct io_stat st;
+
+  if (j->acked_file == NULL && acked_open (j, false) == -1)
+    return errno == ENOENT;
+  return io_stat (j->acked_file, &st) == 0 &&
+         st.size < sizeof (struct format_acked);
 }
 
 /* Sync the mark off the path.  An error is no harm: the mark is an aid. */

@@ -35,6 +35,12 @@ extern int catalog_open (const char *dir, const uint8_t id[HOST_ID_LEN],
                          struct catalog **catalog, bool *rebuilt);
 extern void catalog_close (struct catalog *c);
 
+/* Look at the catalog without changing anything.  0 when it is whole and of replica ID; -1 with a line in
+ * TEXT when it is not, or there is none.
+ */
+extern int catalog_check (const char *dir, const uint8_t id[HOST_ID_LEN],
+                          char *text, size_t size);
+
 /* Note the checkpoints CP[0..N) of GENERATION as recoverable; one that is there already
  * is replaced.  All of them or none.
  */

@@ -95,6 +95,44 @@ journal_read (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
   return 0;
 }
 
+int
+journal_verify_blocks (struct journal *j, const uint32_t *block, size_t n,
+                       struct journal_damage *damage)
+{
+  CLEANUP_FREE uint8_t *mem = n > 0 ? aligned_blocks (JOURNAL_CHUNK) : NULL;
+  uint32_t crc[JOURNAL_CHUNK_BLOCKS];
+
+  if (n > 0 && mem == NULL)
+    return -1;
+  while (n > 0) {
+    size_t k = 1;
+    uint32_t first = block[0], last;
+    struct bits known;
+
+    if (chunk_of (first) == 0 || chunk_of (first) >= j->nchunks) {
+      errno = EINVAL;
+      return -1;
+    }
+    while (k < n && chunk_of (block[k]) == chunk_of (first))
+      k++;
+    last = block[k - 1];
+    crcs_get (j, first, last - first + 1, crc, &known);
+    if (file_read (j, mem, (size_t) (last - first + 1) * JOURNAL_BLOCK,
+                   block_offset (first)) == -1)
+      return image_damage (first, damage, "data cannot be read");
+    for (size_t i = 0; i < k; i++) {
+      uint32_t at = block[i] - first;
+
+      if (!bits_test (&known, at) ||
+          crc32c (mem + (size_t) at * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) != crc[at])
+        return image_damage (block[i], damage, "data is not what was written");
+    }
+    block += k;
+    n -= k;
+  }
+  return 0;
+}
+
 /* --- Pins --- */
 
 static struct loaded *
@@ -129,6 +167,7 @@ loaded_new_locked (struct journal *j, uint32_t c)
     j->nloaded++;
   }
   oldest->chunk = c;
+  oldest->bad = (struct bits) { { 0 } };
   oldest->busy = true;
   oldest->pins = 1;
   return oldest;
@@ -148,12 +187,35 @@ loaded_fill (struct journal *j, struct loaded *l, struct journal_damage *damage)
     errno = EBADMSG;
     return -1;
   }
+  /* What is bad may be of a checkpoint that nobody asks for. */
   for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++)
     if (bits_test (&known, i) &&
         crc32c (l->mem + (size_t) i * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) !=
         crc[i])
-      return image_damage (first + i, damage, "data is not what was written");
+      bits_set (&l->bad, i, 1);
   return 0;
+}
+
+/* L, with a pin of the caller's, holds image BLOCK and those behind it.  Gives the pin
+ * back when the first is bad.
+ */
+static const void *
+loaded_use_locked (struct journal *j, struct loaded *l, uint32_t block,
+                   uint32_t *n, bool load, struct journal_damage *damage)
+{
+  unsigned i = block % JOURNAL_CHUNK_BLOCKS, good = 0;
+
+  while (good < *n && !bits_test (&l->bad, i + good))
+    good++;
+  if (good == 0 && *n > 0) {
+    if (--l->pins == 0)
+      chunk_try_free_locked (j, l->chunk);
+    if (load)
+      image_damage (block, damage, "data is not what was written");
+    return NULL;
+  }
+  *n = good;
+  return l->mem + (size_t) i * JOURNAL_BLOCK;
 }
 
 const void *
@@ -184,7 +246,7 @@ journal_pin (struct journal *j, uint32_t block, uint32_t *n, bool load,
   if (l) {
     l->pins++;
     l->used = ++j->load_clock;
-    return l->mem + (size_t) i * JOURNAL_BLOCK;
+    return loaded_use_locked (j, l, block, n, load, damage);
   }
   if (!load)
     return NULL;
@@ -203,7 +265,7 @@ journal_pin (struct journal *j, uint32_t block, uint32_t *n, bool load,
     l->pins = 0;
     return NULL;
   }
-  return l->mem + (size_t) i * JOURNAL_BLOCK;
+  return loaded_use_locked (j, l, block, n, load, damage);
 }
 
 void
