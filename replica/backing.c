@@ -175,6 +175,25 @@ backing_open (const struct io_fs *fs, const char *path, bool create,
   return 0;
 }
 
+int
+backing_look (const struct io_fs *fs, const char *path,
+              struct backing **backing, struct mcerror *err)
+{
+  struct backing *b = calloc (1, sizeof *b);
+  struct io_stat st;
+
+  if (b == NULL || (b->path = strdup (path)) == NULL ||
+      io_open (fs, path, O_RDONLY, 0, &b->file) == -1 ||
+      io_stat (b->file, &st) == -1) {
+    mcerror_set (err, MCEXIT_USAGE, "%s: cannot open the backing image: %m", path);
+    backing_close (b);
+    return -1;
+  }
+  b->size = st.size;
+  *backing = b;
+  return 0;
+}
+
 void
 backing_close (struct backing *b)
 {

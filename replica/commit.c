@@ -14,6 +14,7 @@
 
 #include "common/bytes.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 /* --- seal ------------------------------------------------------------------ */
 
@@ -206,6 +207,13 @@ committed_locked (struct replica *r, uint64_t number)
   pthread_cond_signal (&r->work);
 }
 
+static void
+change_nothing (struct journal_state *state, void *opaque)
+{
+  (void) state;
+  (void) opaque;
+}
+
 /* The first copy is whole: wait for writes that were still on their way to
  * the images when it was closed, then make the images durable.
  */
@@ -234,6 +242,13 @@ finish_copy (struct replica *r, struct mcerror *err)
                           backing_path (r->disks[i].backing),
                           strerror (saved));
     }
+  /* A commit has no room for samples: they are there before it, and mean nothing before it. */
+  samples_take (r->journal, r->disks, r->ndisks);
+  if (journal_record (r->journal, JOURNAL_REC_STATE, change_nothing, NULL) == -1) {
+    if (journal_failed (r->journal))
+      replica_fail (r, "recording samples of the first copy", errno);
+    return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: %s/journal: %m", r->dir);
+  }
   return 0;
 }
 

@@ -9,6 +9,7 @@
 
 #include "common/bytes.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 #define BATCH_BYTES (1u << 20)
 #define BATCH_PIECES 256
@@ -168,7 +169,47 @@ drain_map (struct drain *d, const struct map *map)
       d->failed_path = backing_path (d->disks[i].backing);
       result = -1;
     }
+  if (result == 0)
+    samples_update (d->journal, d->disks, d->ndisks, runs, n);
   return result;
+}
+
+static int
+compare_block (const void *a, const void *b)
+{
+  uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
+
+  return x < y ? -1 : x > y;
+}
+
+int
+drain_prepare (struct drain *d, const struct map *map, bool *news)
+{
+  CLEANUP_FREE struct map_run *runs = NULL;
+  CLEANUP_FREE uint32_t *blocks = NULL;
+  size_t n, nblocks = 0;
+
+  *news = false;
+  if (map_sorted (map, &runs, &n) == -1)
+    return -1;
+  blocks = malloc (MAX (n, (size_t) 1) * sizeof *blocks);
+  if (blocks == NULL)
+    return -1;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t one = 1;
+
+    if (runs[i].zero || d->verified)
+      continue;
+    if (journal_pin (d->journal, runs[i].loc, &one, false, NULL))
+      journal_unpin (d->journal, runs[i].loc);
+    else
+      blocks[nblocks++] = runs[i].loc;
+  }
+  qsort (blocks, nblocks, sizeof *blocks, compare_block);
+  if (journal_verify_blocks (d->journal, blocks, nblocks, &d->damage) == -1)
+    return -1;
+  *news = samples_prepare (d->journal, d->disks, d->ndisks, runs, n);
+  return 0;
 }
 
 struct replay {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 #define STOP_MS 10000           /* how long a stop waits for requests under way */
 
@@ -183,8 +184,11 @@ replica_open (const struct replica_params *params, struct replica **replica,
     goto error;
   if (!exists && replica_create (r, params, err) == -1)
     goto error;
-  if (journal_open (params->fs, params->dir, &r->journal, err) == -1 ||
-      check_config (r, err) == -1 || revive (r, params, err) == -1)
+  if (journal_open (params->fs, params->dir, &r->journal, err) == -1)
+    goto error;
+  if (!exists && params->baseline_trusted)
+    samples_take (r->journal, r->disks, r->ndisks);
+  if (check_config (r, err) == -1 || revive (r, params, err) == -1)
     goto error;
   if (params->control) {
     char *dir = real_path (params->fs, params->dir);
@@ -383,7 +387,7 @@ replica_stop (struct replica *r)
     if (!idle)
       return;                   /* somebody still uses the journal */
   }
-  journal_stop (r->journal, saved_all);
+  journal_stop (r->journal, saved_all && !r->keep_memory);
 }
 
 void

@@ -128,7 +128,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       r->fence++;
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
     r->lost = r->closed = r->direct = r->drain_hold = false;
-    r->clean = false;
+    r->clean = r->keep_memory = false;
     r->moves++;
     if (overwrite) {
       r->has_checkpoint = false;
