@@ -345,9 +345,20 @@ promoted (struct living *v)
     write_some (v, 3, 20000);
     for (x.disk = 0; x.disk < l->ndisks; x.disk++)
       MUST (replica_flush (v->r, &x) == 0, "flush: %m");
-    l->drained = true;
   }
+  l->drained = writeout_is_empty (v->r->wo);
   keep (l, l->want, v->now);
+}
+
+/* A thread of the journal does this five times a second. */
+static void
+sync_acked (struct living *v)
+{
+  struct io_file *file;
+
+  MUST (io_open (simdisk_fs (v->disk), DAMAGE_ACKED, 2, 0, &file) == 0 &&
+        io_fdatasync (file) == 0, "acked: %m");
+  io_close (file);
 }
 
 static void
@@ -371,6 +382,7 @@ live (struct living *v)
     checkpoints (v);
   else
     l->older = simdisk_crash (v->disk, SIMDISK_KILL, host_bits);
+  sync_acked (v);
   switch (l->ending) {
   case END_TORN:
     write_some (v, 1 + host_below (30), 10000);

@@ -55,7 +55,7 @@ struct damage_life {
   char name[DAMAGE_DISKS][8], path[DAMAGE_DISKS][32];
 
   /* What recovery has to answer. */
-  bool has_checkpoint, promoted, drained;
+  bool has_checkpoint, promoted, drained;       /* drained: the images are nobody's business */
   uint64_t newest;
   uint8_t *want[DAMAGE_DISKS];
   /* Of other checkpoints, what they were; NULL: never was one. */
