@@ -105,7 +105,7 @@ enum harm {
 
 struct harmed {
   enum harm harm;
-  char what[160];
+  char what[320];
   bool journal, acked, images;  /* which were touched */
   bool none;                    /* nothing to harm there */
   struct damage_place place;    /* HARM_BIT, HARM_BITS, HARM_UNREADABLE */

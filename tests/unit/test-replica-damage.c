@@ -292,6 +292,44 @@ use_server (struct replica *r)
   served++;
 }
 
+/* The way out of "failed": a new first copy, over whatever is there. */
+static void
+overwrite (struct replica *r, struct simdisk *disk)
+{
+  uint8_t *copy[DAMAGE_DISKS] = { NULL };
+  struct commit_answer a = { 0 };
+  struct recover_result result;
+  struct mcerror err = { 0 };
+  struct replica_export x = { .view = REPLICA_INLET };
+
+  doing = "overwriting";
+  MUST (replica_resync (r, true, &err) == 0, "resync overwrite: %s", err.text);
+  x.fence = r->fence;
+  for (x.disk = 0; x.disk < life->ndisks; x.disk++) {
+    uint64_t size = life->size[x.disk];
+
+    copy[x.disk] = malloc (size);
+    damage_fill (copy[x.disk], size, host_bits ());
+    MUST (replica_pwrite (r, &x, copy[x.disk], size, 0, 0) == 0, "the new copy: %m");
+  }
+  for (unsigned i = 0; i < 3; i++) {
+    MUST (replica_commit (r, &(struct commit_request) { 0 }, &a, &err) == 0,
+          "committing the new copy: %s", err.text);
+    x.disk = host_below (life->ndisks);
+    if (i < 2) {
+      memset (copy[x.disk], i, 4000);
+      MUST (replica_pwrite (r, &x, copy[x.disk], 4000, 0, 0) == 0, "write: %m");
+    }
+  }
+  replica_close (r);
+  MUST (recover (disk, NULL, &result, &err) == 0, "after an overwrite: %s", err.text);
+  MUST (result.checkpoint.id == a.checkpoint && images_are (disk, copy),
+        "after an overwrite checkpoint %" PRIu64 " is not %" PRIu64 ", or not the copy",
+        result.checkpoint.id, a.checkpoint);
+  for (unsigned d = 0; d < life->ndisks; d++)
+    free (copy[d]);
+}
+
 static void
 try_server (struct simdisk *harmed)
 {
@@ -313,6 +351,11 @@ try_server (struct simdisk *harmed)
   }
   if (bad)
     must_be_untouched (harmed, disk);
+  if (r && bad && host_below (2)) {
+    overwrite (r, disk);
+    simdisk_free (disk);
+    return;
+  }
   doing = "stopping a server";
   replica_close (r);
   if (bad)
@@ -361,6 +404,11 @@ one_state (const struct damage_life *other, enum harm which)
   harm = &h;
   doing = "harming";
   h = damage_harm (life, other, disk, which);
+  if (host_below (4) == 0 && (which == HARM_BIT || which == HARM_BITS || which == HARM_ACKED_LOST)) {
+    struct harmed second = damage_harm (life, other, disk, HARM_BIT);
+
+    snprintf (h.what + strlen (h.what), sizeof h.what - strlen (h.what), " and %s", second.what);
+  }
   if (getenv ("DAMAGE_LOG"))
     fprintf (stderr, "%" PRIu64 ": ending %d: %s\n", states, life->ending, h.what);
   /* A drained promoted disk, and a first copy, are not the journal's business. */
