@@ -17,3 +17,9 @@ unit_test_replica_damage_SOURCES = \
 	$(NULL)
 unit_test_replica_damage_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
 unit_test_replica_damage_LDADD = $(REPLICA_LIBS)
+
+damage_tests = \
+	nbd/test-mcbuf-damage.py \
+	$(NULL)
+TESTS += $(damage_tests)
+EXTRA_DIST += libjournal.py $(damage_tests)
