@@ -164,6 +164,8 @@ note_hole (struct log_walk *w, const struct format_record *rec)
 
   if (known == w->ncommits)
     return;                     /* no commit was lost: REC has the newest state */
+  if (!(rec->state_flags & FORMAT_HAS_CHECKPOINT))
+    return;                     /* a new first copy: they are void */
   damage_set (&d, "journal", w->hole, 0,
               "record %llu is lost, though a later one proves that it was durable",
               (unsigned long long) w->seq + 1);
@@ -195,6 +197,12 @@ skip_hole (struct log_walk *w, unsigned *slot)
     proof = find_proof (w, &next, 0, missing);
     if (proof == JOURNAL_CHUNK_BLOCKS)
       return false;
+    /* What an anchor that points here one day is to say: what is lost before the
+     * proof is then not needed any more.
+     */
+    next.prev_crc = get32 (w->mem[proof].prev_crc);
+    next.ncommits = get64 (w->mem[proof].ncommits) -
+                    record_is_commit (&w->mem[proof]);
     if (chain_add (w->j, &next) == -1) {
       w->no_memory = true;
       return false;

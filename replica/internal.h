@@ -139,7 +139,7 @@ extern void turn_end_locked (struct replica *r);
  */
 extern void replica_hole (struct replica *r, int errnum, const char *what);
 
-/* The journal cannot be trusted any more.  Called without the lock. */
+/* The journal cannot be trusted any more: WHAT, and ERRNUM unless 0.  Called without the lock. */
 extern void replica_fail (struct replica *r, const char *what, int errnum);
 
 /* Take the clean mark off, durably, before anything is acknowledged that it

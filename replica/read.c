@@ -66,7 +66,7 @@ read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
           replica_log (r, REPLICA_LOG_ERROR, "%s/%s: offset %llu: %s", r->dir,
                        damage.file, (unsigned long long) damage.offset,
                        damage.what);
-          replica_fail (r, "a block does not verify", EBADMSG);
+          replica_fail (r, "a block does not verify", 0);
           errno = EIO;
         }
         return -1;

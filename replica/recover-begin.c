@@ -70,7 +70,10 @@ recover_damage_error (struct recovery *rec, const char *file,
 {
   char which[96] = "no checkpoint is provably whole", way[128];
 
-  if (d->checkpoint != 0)
+  if (d->checkpoint > rec->state.checkpoint.id)
+    snprintf (which, sizeof which, "checkpoints after %" PRIu64 ", if there were any, are lost",
+              rec->state.checkpoint.id);
+  else if (d->checkpoint != 0)
     snprintf (which, sizeof which, "checkpoint %" PRIu64 " and later ones cannot be recovered",
               d->checkpoint);
   if (whole)
@@ -263,10 +266,19 @@ open_image (struct recovery *rec, unsigned i)
                         "%s: %m: if the image of disk %s has moved, use --disk=%s:PATH",
                         other ? other : was->path, was->name, was->name);
   rec->ndisks = i + 1;
-  if ((rec->look ? backing_look (rec->params->fs, real, &d->backing, rec->err) :
-       backing_open (rec->params->fs, real, false, 0, &d->backing, rec->err)) == -1)
+  /* First without a lock: an image that is none of this disk's is nobody's business. */
+  if (backing_look (rec->params->fs, real, &d->backing, rec->err) == -1)
     return -1;
   d->size = backing_size (d->backing);
+  if (d->size == was->size) {
+    if (rec->look)
+      return note_moved (rec, i, real);
+    backing_close (d->backing);
+    d->backing = NULL;
+    if (backing_open (rec->params->fs, real, false, 0, &d->backing, rec->err) == -1)
+      return -1;
+    d->size = backing_size (d->backing);
+  }
   if (d->size == was->size)
     return note_moved (rec, i, real);
   snprintf (what, sizeof what, "it has %" PRIu64 " bytes, but the disk has %" PRIu64

@@ -207,6 +207,15 @@ pieces_init (struct pieces *p)
   return host_random (&p->random, sizeof p->random);
 }
 
+static int
+compare_length (const void *a, const void *b)
+{
+  const struct piece *x = a, *y = b;
+
+  return x->sample.nsectors > y->sample.nsectors ? -1 :
+    x->sample.nsectors < y->sample.nsectors;
+}
+
 bool
 samples_prepare (struct journal *j, struct disk *disks, unsigned ndisks,
                  const struct map_run *runs, size_t nruns)
@@ -224,8 +233,14 @@ samples_prepare (struct journal *j, struct disk *disks, unsigned ndisks,
   changed = p.n != n;
   for (size_t i = 0; i < p.n && !changed; i++)
     changed = !p.piece[i].known;
-  if (changed)
+  if (changed) {
+    /* Not too many crumbs. */
+    if (p.n > JOURNAL_SAMPLES) {
+      qsort (p.piece, p.n, sizeof *p.piece, compare_length);
+      p.n = JOURNAL_SAMPLES;
+    }
     settle (&p, j, disks, ndisks);
+  }
   free (p.piece);
   return changed;
 }
@@ -281,7 +296,7 @@ compare_piece (const void *a, const void *b)
                   &((const struct piece *) b)->sample);
 }
 
-/* Neighbours, and what overlaps, become one while that is not too long: what
+/* Neighbours become one while that is not too long, with what is between them: what
  * samples_prepare has cut grows together again.
  */
 static void
@@ -295,7 +310,6 @@ merge (struct pieces *p)
     uint64_t end = next.sample.sector + next.sample.nsectors;
 
     if (last && last->sample.disk == next.sample.disk &&
-        next.sample.sector <= last->sample.sector + last->sample.nsectors &&
         end <= last->sample.sector + PIECE) {
       if (end > last->sample.sector + last->sample.nsectors) {
         last->sample.nsectors = end - last->sample.sector;

@@ -225,6 +225,8 @@ replica_hole (struct replica *r, int errnum, const char *what)
 void
 replica_fail (struct replica *r, const char *what, int errnum)
 {
+  const char *colon = errnum ? ": " : "", *why = errnum ? strerror (errnum) : "";
+
   {
     SCOPED_LOCK (&r->lock);
 
@@ -237,10 +239,9 @@ replica_fail (struct replica *r, const char *what, int errnum)
       return;
     r->state = JOURNAL_FAILED;
     r->failing = true;
-    set_reason_locked (r, "the journal cannot be trusted (%s: %s): stop the server, then "
-                       "mcbuf-recover shows what is whole", what,
-                       strerror (errnum));
-    house_event_locked (r, "failed", "%s: %s", what, strerror (errnum));
+    set_reason_locked (r, "the journal cannot be trusted (%s%s%s): stop the server, then "
+                       "mcbuf-recover shows what is whole", what, colon, why);
+    house_event_locked (r, "failed", "%s%s%s", what, colon, why);
   }
   /* Before any refusal is answered. */
   if (journal_failed (r->journal))
@@ -251,6 +252,6 @@ replica_fail (struct replica *r, const char *what, int errnum)
     pthread_cond_broadcast (&r->changed);
   }
   replica_log (r, REPLICA_LOG_ERROR,
-               "replica has failed: %s/journal: %s: %s; nothing is acknowledged any more",
-               r->dir, what, strerror (errnum));
+               "replica has failed: %s/journal: %s%s%s; nothing is acknowledged any more",
+               r->dir, what, colon, why);
 }

@@ -159,9 +159,9 @@ fail_damaged (struct replica *r, const struct journal_damage *damage)
 {
   char what[256];
 
-  snprintf (what, sizeof what, "%s: offset %" PRIu64 ": %s", damage->file,
+  snprintf (what, sizeof what, "damage at offset %" PRIu64 ": %s",
             damage->offset, damage->what);
-  replica_fail (r, what, EBADMSG);
+  replica_fail (r, what, 0);
 }
 
 /* Before the first of it goes to the images: will all of it?  Until then they are

@@ -188,11 +188,6 @@ render_verified (FILE *fp, const json_t *reply)
       fprintf (fp, ": needed by checkpoint %" PRIu64, checkpoint);
     putc ('\n', fp);
   }
-  json_array_foreach (json_object_get (reply, "notes"), i, note) {
-    fputs ("note: ", fp);
-    tool_put_safe (fp, json_string_value (note));
-    putc ('\n', fp);
-  }
   if (json_array_size (json_object_get (reply, "damage")) == 0) {
     put_outcome (fp, "verified: whole up to", reply);
     fprintf (fp, "; %s read\n", render_size (bytes, size));
@@ -200,6 +195,11 @@ render_verified (FILE *fp, const json_t *reply)
   else if (json_is_integer (whole))
     fprintf (fp, "whole up to checkpoint %" JSON_INTEGER_FORMAT "; %s read\n",
              json_integer_value (whole), render_size (bytes, size));
+  json_array_foreach (json_object_get (reply, "notes"), i, note) {
+    fputs ("note: ", fp);
+    tool_put_safe (fp, json_string_value (note));
+    putc ('\n', fp);
+  }
 }
 
 void

@@ -107,6 +107,7 @@ struct harmed {
   enum harm harm;
   char what[320];
   bool journal, acked, images;  /* which were touched */
+  bool second;                  /* so was something else */
   bool none;                    /* nothing to harm there */
   struct damage_place place;    /* HARM_BIT, HARM_BITS, HARM_UNREADABLE */
 };

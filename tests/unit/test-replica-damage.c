@@ -220,7 +220,9 @@ try_verify (struct simdisk *harmed, int code)
   /* An image that is not there may be elsewhere; that is a note. */
   MUST (r == -1 || code == MCEXIT_DONE || (harm->harm == HARM_IMAGE_LOST && found.nnotes > 0),
         "verified, but recovery says %d", code);
-  if (harm->harm == HARM_BIT && !(life->ending == END_TORN && harm->place.area == AREA_RECORD))
+  /* The record of a commit that was under way cannot be told from one that was torn. */
+  if (harm->harm == HARM_BIT &&
+      !(life->ending == END_TORN && (harm->second || harm->place.area == AREA_RECORD)))
     MUST (r == -1 && err.code == MCEXIT_DAMAGE && found.ndamage > 0, "verified, though it is not whole");
   if (harm->harm == HARM_NONE)
     MUST (r == 0 || !life->has_checkpoint, "not verified: %s", err.text);
@@ -407,6 +409,7 @@ one_state (const struct damage_life *other, enum harm which)
   if (host_below (4) == 0 && (which == HARM_BIT || which == HARM_BITS || which == HARM_ACKED_LOST)) {
     struct harmed second = damage_harm (life, other, disk, HARM_BIT);
 
+    h.second = true;
     snprintf (h.what + strlen (h.what), sizeof h.what - strlen (h.what), " and %s", second.what);
   }
   if (getenv ("DAMAGE_LOG"))
