@@ -220,9 +220,9 @@ try_verify (struct simdisk *harmed, int code)
   /* An image that is not there may be elsewhere; that is a note. */
   MUST (r == -1 || code == MCEXIT_DONE || (harm->harm == HARM_IMAGE_LOST && found.nnotes > 0),
         "verified, but recovery says %d", code);
-  /* The record of a commit that was under way cannot be told from one that was torn. */
+  /* A record that was under way when the power went cannot be told from one that was torn. */
   if (harm->harm == HARM_BIT &&
-      !(life->ending == END_TORN && (harm->second || harm->place.area == AREA_RECORD)))
+      !((life->ending == END_TORN || life->ending == END_WRITING) && (harm->second || harm->place.area == AREA_RECORD)))
     MUST (r == -1 && err.code == MCEXIT_DAMAGE && found.ndamage > 0, "verified, though it is not whole");
   if (harm->harm == HARM_NONE)
     MUST (r == 0 || !life->has_checkpoint, "not verified: %s", err.text);
