@@ -252,8 +252,8 @@ image_damage (struct recovery *rec, unsigned i, enum mcexit code,
                       rec->chosen.id, name, name);
 }
 
-static int
-open_image (struct recovery *rec, unsigned i)
+int
+recover_open_image (struct recovery *rec, unsigned i)
 {
   const struct journal_disk *was = &journal_get_config (rec->j)->disks[i];
   const char *other = moved_to (rec->params, was->name);
@@ -288,8 +288,8 @@ open_image (struct recovery *rec, unsigned i)
                        MIN (d->size, was->size), what);
 }
 
-static int
-check_images (struct recovery *rec)
+int
+recover_check_images (struct recovery *rec)
 {
   struct samples_miss miss;
 
@@ -314,9 +314,9 @@ recover_open_images (struct recovery *rec)
   if (rec->disks == NULL)
     return mcerror_set (rec->err, MCEXIT_USAGE, "cannot open the images: %m");
   for (unsigned i = 0; i < config->ndisks; i++)
-    if (open_image (rec, i) == -1)
+    if (recover_open_image (rec, i) == -1)
       return -1;
-  return check_images (rec);
+  return recover_check_images (rec);
 }
 
 /* --- what there is to do -------------------------------------------------------------- */

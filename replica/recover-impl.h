@@ -49,6 +49,9 @@ extern void recover_end (struct recovery *rec);
  * rec->miss when one is not what it should be.
  */
 extern int recover_open_images (struct recovery *rec);
+/* Its parts, once rec->disks is there: one image; those that are open. */
+extern int recover_open_image (struct recovery *rec, unsigned i);
+extern int recover_check_images (struct recovery *rec);
 
 /* What there is to write out; does it verify? */
 extern int recover_plan (struct recovery *rec);

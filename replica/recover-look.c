@@ -104,23 +104,43 @@ add_note (struct verify *v, const char *text)
     snprintf (f->note[f->nnotes++], sizeof f->note[0], "%s", text);
 }
 
-/* Is what the journal says of the images so?  One that is not there is a note: it may be elsewhere. */
+/* R is what looking at an image gave. */
+static void
+add_image (struct verify *v, int r, const struct mcerror *err)
+{
+  struct recovery *rec = &v->rec;
+
+  if (r == 0)
+    return;
+  if (rec->wrong == -1)
+    add_note (v, err->text);    /* not there, or not to be read: it may be elsewhere */
+  else {
+    v->lost = true;
+    add_damage (v, NULL, backing_path (rec->disks[rec->wrong].backing),
+                &rec->miss);
+    backing_close (rec->disks[rec->wrong].backing);
+    rec->disks[rec->wrong].backing = NULL;
+    rec->wrong = -1;
+  }
+}
+
+/* Is what the journal says of the images so? */
 static void
 verify_images (struct verify *v)
 {
   struct recovery *rec = &v->rec;
+  unsigned n = journal_get_config (rec->j)->ndisks;
   struct mcerror *kept = rec->err, err = { 0 };
 
-  rec->err = &err;
-  if (recover_open_images (rec) == -1) {
-    if (rec->wrong >= 0) {
-      v->lost = true;
-      add_damage (v, NULL, backing_path (rec->disks[rec->wrong].backing),
-                  &rec->miss);
-    }
-    else if (err.code != MCEXIT_DAMAGE) /* a table, then: that is known by now */
-      add_note (v, err.text);
+  rec->disks = calloc (n, sizeof *rec->disks);
+  if (rec->disks == NULL) {
+    add_note (v, "no memory to look at the backing images");
+    return;
   }
+  rec->err = &err;
+  for (unsigned i = 0; i < n; i++)
+    add_image (v, recover_open_image (rec, i), &err);
+  add_image (v, recover_check_images (rec), &err);
   rec->err = kept;
 }
 

@@ -36,7 +36,7 @@ struct samples_miss {
   uint64_t offset;              /* in its image, bytes */
 };
 
-/* Are the images what the samples say?  1 yes; 0 no, *MISS says where; -1 with errno: MISS->disk cannot be
+/* Are the images, those that are open, what the samples say?  1 yes; 0 no, *MISS says where; -1 with errno: MISS->disk cannot be
  * read, or ENOMEM.
  */
 extern int samples_check (struct journal *j, struct disk *disks,

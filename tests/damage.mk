@@ -20,6 +20,8 @@ unit_test_replica_damage_LDADD = $(REPLICA_LIBS)
 
 damage_tests = \
 	nbd/test-mcbuf-damage.py \
+	nbd/test-mcbuf-damage-files.py \
+	nbd/test-mcbuf-verify.py \
 	$(NULL)
 TESTS += $(damage_tests)
-EXTRA_DIST += libjournal.py $(damage_tests)
+EXTRA_DIST += libdamage.py libjournal.py $(damage_tests)
