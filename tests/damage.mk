@@ -18,6 +18,23 @@ unit_test_replica_damage_SOURCES = \
 unit_test_replica_damage_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
 unit_test_replica_damage_LDADD = $(REPLICA_LIBS)
 
+TESTS += unit/test-recover-io
+check_PROGRAMS += unit/test-recover-io
+unit_test_recover_io_SOURCES = \
+	unit/damage-harm.c \
+	unit/damage-life.c \
+	unit/damage.h \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	unit/test-recover-io.c \
+	unit/torture-host.c \
+	unit/torture.h \
+	$(NULL)
+unit_test_recover_io_LDFLAGS = $(unit_test_replica_torture_LDFLAGS) -Wl,--wrap=sysconf
+unit_test_recover_io_LDADD = $(REPLICA_LIBS)
+
 damage_tests = \
 	nbd/test-mcbuf-damage.py \
 	nbd/test-mcbuf-damage-files.py \
