@@ -38,6 +38,8 @@ unit_test_recover_io_LDADD = $(REPLICA_LIBS)
 damage_tests = \
 	nbd/test-mcbuf-damage.py \
 	nbd/test-mcbuf-damage-files.py \
+	nbd/test-mcbuf-recover-busy.py \
+	nbd/test-mcbuf-recover-kill.py \
 	nbd/test-mcbuf-verify.py \
 	$(NULL)
 TESTS += $(damage_tests)

@@ -75,8 +75,13 @@ class Replica:
 
     def save(self, name):
         """A copy of all files as they are now, in a place of its own."""
+        def copy(source, target):
+            try:
+                shutil.copy2(source, target)
+            except FileNotFoundError:           # of the catalog, which a server is writing to
+                pass
         to = self.dir + "." + name
-        shutil.copytree(self.dir, to, ignore=shutil.ignore_patterns("control"))
+        shutil.copytree(self.dir, to, ignore=shutil.ignore_patterns("control"), copy_function=copy)
         return to
 
     def restore(self):
