@@ -159,6 +159,7 @@ def test_copy_of_served(test):
     h = server.connect()
     h.pwrite(random_data(rng, 50000), 0)
     server.commit()
+    server.drained()
     copy = test.path("copy")
     shutil.copytree(server.journal, copy, ignore=shutil.ignore_patterns("control", "catalog*"))
     result = tool("mcbuf-recover", copy, code=USAGE)
