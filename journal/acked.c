@@ -36,8 +36,8 @@ acked_open (struct journal *j, bool create)
 
   if (path == NULL)
     return -1;
-  return io_open (j->fs, path, O_RDWR | (create ? O_CREAT : 0), 0600,
-                  &j->acked_file);
+  return io_open (j->fs, path, j->look ? O_RDONLY : O_RDWR | (create ? O_CREAT : 0),
+                  0600, &j->acked_file);
 }
 
 int
@@ -101,6 +101,17 @@ journal_begin_anew (struct journal *j)
   SCOPED_LOCK (&j->lock);
 
   j->noted_failed = false;
+}
+
+bool
+acked_is_lost (struct journal *j)
+{
+  struct io_stat st;
+
+  if (j->acked_file == NULL && acked_open (j, false) == -1)
+    return errno == ENOENT;
+  return io_stat (j->acked_file, &st) == 0 &&
+         st.size < sizeof (struct format_acked);
 }
 
 /* Sync the mark off the path.  An error is no harm: the mark is an aid. */

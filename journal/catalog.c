@@ -485,3 +485,80 @@ catalog_event (struct catalog *c, uint64_t time_ns, uint64_t generation,
     r = -1;
   return end (c, r);
 }
+
+/* --- Looking at it --- */
+
+/* SQLite cannot look at a database in WAL mode without changing what lies beside it. */
+static int
+copy_file (const char *from, const char *to)
+{
+  CLEANUP_CLOSE int in = open (from, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  CLEANUP_CLOSE int out = -1;
+  char buf[65536];
+  ssize_t n;
+
+  if (in == -1)
+    return -1;
+  out = open (to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (out == -1)
+    return -1;
+  while ((n = read (in, buf, sizeof buf)) > 0)
+    for (ssize_t at = 0; at < n; ) {
+      ssize_t w = write (out, buf + at, n - at);
+
+      if (w == -1)
+        return -1;
+      at += w;
+    }
+  return n == 0 ? 0 : -1;
+}
+
+static int
+check_copy (const char *dir, const char *id, const char *tmp)
+{
+  char from[JOURNAL_PATH_MAX + 16], to[64];
+  struct catalog *c;
+  bool rebuilt;
+
+  snprintf (from, sizeof from, "%s/%s", dir, FILE_NAME);
+  snprintf (to, sizeof to, "%s/c", tmp);
+  if (copy_file (from, to) == -1)
+    return -1;
+  snprintf (from, sizeof from, "%s/%s-wal", dir, FILE_NAME);
+  snprintf (to, sizeof to, "%s/c-wal", tmp);
+  if (copy_file (from, to) == -1 && errno != ENOENT)
+    return -1;
+  snprintf (to, sizeof to, "%s/c", tmp);
+  if (open_file (&io_posix, to, id, &c, &rebuilt) == -1)
+    return -1;
+  catalog_close (c);
+  return 0;
+}
+
+int
+catalog_check (const char *dir, const uint8_t id[HOST_ID_LEN], char *text,
+               size_t size)
+{
+  static const char *const left[] = { "c", "c-wal", "c-shm", "c-journal" };
+  char tmp[] = "/tmp/mcbuf-catalog-XXXXXX", path[64], name[HOST_ID_STRLEN + 1];
+  int r, saved;
+
+  if (mkdtemp (tmp) == NULL) {
+    snprintf (text, size, "%s: cannot be looked at: %s: %s", FILE_NAME, tmp, strerror (errno));
+    return -1;
+  }
+  host_id_text (id, name);
+  r = check_copy (dir, name, tmp);
+  saved = errno;
+  for (unsigned i = 0; i < sizeof left / sizeof left[0]; i++) {
+    snprintf (path, sizeof path, "%s/%s", tmp, left[i]);
+    (void) unlink (path);
+  }
+  (void) rmdir (tmp);
+  errno = saved;
+  if (r == -1)
+    snprintf (text, size, "%s: %s: nothing depends on it, the next server makes it anew",
+              FILE_NAME, errno == ENOENT ? "is not there" : errno == EBADMSG ?
+              "is damaged, or of another replica" : strerror (errno));
+  return r;
+}

@@ -40,6 +40,12 @@ extern void catalog_close (struct catalog *c);
  */
 extern int catalog_set_aside (const struct io_fs *fs, const char *dir);
 
+/* Look at the catalog without changing anything.  0 when it is whole and of replica ID; -1 with a line in
+ * TEXT when it is not, or there is none.
+ */
+extern int catalog_check (const char *dir, const uint8_t id[HOST_ID_LEN],
+                          char *text, size_t size);
+
 /* Note the checkpoints CP[0..N) of GENERATION as recoverable; one that is there already
  * is replaced.  All of them or none.
  */

@@ -115,6 +115,7 @@ journal_record (struct journal *j, enum journal_kind kind,
                 journal_change_fn change, void *opaque)
 {
   struct journal_state state;
+  bool sampled = false;
   int r;
 
   assert (kind != JOURNAL_REC_COMMIT && kind != JOURNAL_REC_CLEAN &&
@@ -127,6 +128,10 @@ journal_record (struct journal *j, enum journal_kind kind,
   if (r == 0) {
     change_state (j, change, opaque, &state);
     record_encode (j, &j->log.buf[0], kind, &state);
+    pthread_mutex_lock (&j->lock);
+    record_put_samples (&j->log.buf[0], j->samples, j->nsamples);
+    sampled = j->nsamples > 0;
+    pthread_mutex_unlock (&j->lock);
     r = log_write (j, 1, records_kept (kind));
   }
   if (r == 0)
@@ -134,6 +139,7 @@ journal_record (struct journal *j, enum journal_kind kind,
   if (r == 0) {
     pthread_mutex_lock (&j->lock);
     adopt_state_locked (j, &state, kind);
+    j->log.samples_seq = sampled ? j->log.seq : 0;
     pthread_mutex_unlock (&j->lock);
     r = acknowledge (j, &state);
   }
@@ -141,6 +147,30 @@ journal_record (struct journal *j, enum journal_kind kind,
   SCOPED_LOCK (&j->lock);
   log_turn_give_locked (j);
   return r;
+}
+
+/* --- Samples --- */
+
+void
+journal_set_samples (struct journal *j, const struct journal_sample *samples,
+                     unsigned n)
+{
+  SCOPED_LOCK (&j->lock);
+
+  assert (n <= JOURNAL_SAMPLES);
+  if (n > 0)
+    memcpy (j->samples, samples, n * sizeof *samples);
+  j->nsamples = n;
+}
+
+unsigned
+journal_get_samples (struct journal *j,
+                     struct journal_sample samples[JOURNAL_SAMPLES])
+{
+  SCOPED_LOCK (&j->lock);
+
+  memcpy (samples, j->samples, j->nsamples * sizeof *samples);
+  return j->nsamples;
 }
 
 /* --- Commit --- */

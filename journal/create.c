@@ -154,6 +154,11 @@ journal_create (const struct io_fs *fs, const char *dir,
     return -1;
   }
   r = journal_exists (fs, dir);
+  if (r == 0 && no_journal (j, err) == -1 && errno == EBADMSG) {
+    /* A new one would pass for the one that is lost. */
+    journal_destroy (j);
+    return -1;
+  }
   if (r == 1) {
     errno = EEXIST;
     r = -1;

@@ -45,10 +45,11 @@ journal_file_open (struct journal *j, const char *name)
 {
   CLEANUP_FREE char *path = path_join (j->dir, name);
   CLEANUP_FREE void *probe = aligned_blocks (JOURNAL_BLOCK);
+  int mode = j->look ? O_RDONLY : O_RDWR;
 
   if (path == NULL || probe == NULL)
     return -1;
-  if (io_open (j->fs, path, O_RDWR | O_DIRECT, 0, &j->file) == 0) {
+  if (io_open (j->fs, path, mode | O_DIRECT, 0, &j->file) == 0) {
     if (io_pread_some (j->file, probe, JOURNAL_BLOCK, 0) != -1 ||
         errno != EINVAL) {
       j->direct = true;
@@ -60,7 +61,7 @@ journal_file_open (struct journal *j, const char *name)
   else if (errno != EINVAL)
     return -1;
   j->direct = false;
-  return io_open (j->fs, path, O_RDWR, 0, &j->file);
+  return io_open (j->fs, path, mode, 0, &j->file);
 }
 
 int
@@ -113,6 +114,18 @@ damage_note (struct journal *j, const struct journal_damage *d)
     j->damaged = true;
     j->damage = *d;
   }
+}
+
+int
+damage_fatal (struct journal *j, const struct journal_damage *d,
+              struct mcerror *err)
+{
+  j->damage = *d;
+  errno = EBADMSG;
+  return mcerror_set (err, MCEXIT_DAMAGE,
+                      "%s/%s: damage at offset %llu: %s: no checkpoint can be recovered: "
+                      "the image must not be used", j->dir, d->file,
+                      (unsigned long long) d->offset, d->what);
 }
 
 /* Sections are short: whoever finds it taken had better spin a little than

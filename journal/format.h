@@ -127,6 +127,18 @@ FORMAT_SIZE (format_checkpoint, 288);
 
 #define FORMAT_PAYLOAD 3072u
 
+/* A sample of a backing image, in the payload of records without a table. */
+struct format_sample {
+  le64 where;                   /* disk << 48 | first sector */
+  le32 nsectors;                /* 0: no more samples */
+  le32 crc;
+};
+FORMAT_PIN (format_sample, nsectors, 8);
+FORMAT_PIN (format_sample, crc, 12);
+FORMAT_SIZE (format_sample, 16);
+_Static_assert (JOURNAL_SAMPLES * sizeof (struct format_sample) == FORMAT_PAYLOAD,
+                "samples fill the payload");
+
 /* Record: one block. */
 struct format_record {
   char magic[FORMAT_MAGIC_LEN];

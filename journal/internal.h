@@ -165,6 +165,7 @@ struct log {
   struct commit *commits;       /* ring, oldest first */
   size_t commits_cap, commits_head, ncommits;
   uint64_t saved_seq;           /* CLEAN record whose tables are still good; 0: none */
+  uint64_t samples_seq;         /* the newest record with samples; 0: none */
   uint32_t saved_nparts;
   /* The turn. */
   uint64_t ticket, serving;
@@ -193,6 +194,9 @@ struct journal {
   uint32_t nchunks;
   uint8_t boot_id[HOST_ID_LEN];
   bool started, shared;
+  bool look;                    /* opened to look only */
+  bool super_bad[2], anchor_bad[2];     /* as they were found */
+  uint64_t file_size;           /* as it was found */
   size_t part_runs;             /* table runs in one record; FORMAT_RUNS, tests lower it */
 
   pthread_mutex_t lock;
@@ -206,11 +210,13 @@ struct journal {
   bool unreadable;              /* some read of the file failed (set while opening, then of no use) */
   bool damaged;
   bool lost;                    /* the newest records are */
+  bool heal;                    /* a superblock is bad, or the file too short: mend that before any record */
   bool saved_bad;               /* a clean stop saved something, but it is not whole */
   bool mark_failed;             /* "acked" says that the journal failed: take that back, durably, first ... */
   bool noted_failed;            /* ... unless that was this process, which has not begun anew */
   uint64_t hole_from, hole_upto;        /* commits after .. up to are; 0, 0: none */
   struct journal_damage damage;
+  struct journal_damage saved_damage;   /* why SAVED_BAD; "": not for damage */
   bool distrust;                /* some table is not to be read: only virgin chunks are free ... */
   uint64_t distrust_upto;       /* ... until epochs up to here are forgotten */
   uint64_t forgotten;           /* epochs up to here are */
@@ -238,6 +244,8 @@ struct journal {
 
   struct tables tab;
   struct log log;
+  struct journal_sample samples[JOURNAL_SAMPLES];
+  unsigned nsamples;
 
   /* read.c */
   struct loaded *loaded;
@@ -403,6 +411,13 @@ extern bool record_is_whole (const struct journal_config *config,
                              const struct format_record *rec);
 
 extern bool record_is_commit (const struct format_record *rec);
+/* Is the payload a table, or runs of one?  Else it is samples. */
+extern bool record_has_table (const struct format_record *rec);
+extern void record_put_samples (struct format_record *rec,
+                                const struct journal_sample *samples,
+                                unsigned n);
+extern unsigned record_get_samples (const struct format_record *rec,
+                                    struct journal_sample samples[JOURNAL_SAMPLES]);
 
 /* --- log.c --- */
 
@@ -456,6 +471,8 @@ extern int acked_write (struct journal *j, uint64_t checkpoint,
                         uint64_t generation, uint64_t seq, uint32_t flags);
 /* 1 found, 0 none or not whole, -1 errno. */
 extern int acked_read (struct journal *j, struct format_acked *acked);
+/* There is none, or it has not even the right size: no crash leaves it so. */
+extern bool acked_is_lost (struct journal *j);
 extern void *acked_thread_main (void *arg);
 
 /* --- verify.c --- */
@@ -507,6 +524,8 @@ extern int sweep_table (struct journal *j, struct sweep *s, uint8_t *inline_to);
 /* --- others --- */
 
 extern int lock_take (struct journal *j, struct mcerror *err);
+/* The file is not there.  -1: it never was (ENOENT), or it is lost (EBADMSG). */
+extern int no_journal (struct journal *j, struct mcerror *err);
 extern void lock_sign (struct journal *j);
 /* Lock held, or alone. */
 extern uint64_t newest_committed (struct journal *j);
@@ -519,6 +538,9 @@ extern void damage_set (struct journal_damage *damage, const char *file,
                         uint64_t offset, uint64_t checkpoint, const char *fmt,
                         ...) __attribute__ ((format (printf, 5, 6)));
 extern void damage_note (struct journal *j, const struct journal_damage *d);
+/* Nothing at all can be recovered because of D.  Returns -1. */
+extern int damage_fatal (struct journal *j, const struct journal_damage *d,
+                         struct mcerror *err);
 extern void *aligned_blocks (size_t bytes);
 extern int file_read (struct journal *j, void *buf, size_t len, uint64_t off);
 extern int file_write (struct journal *j, const void *buf, size_t len,
@@ -528,6 +550,8 @@ extern int journal_file_open (struct journal *j, const char *name);
 extern char *path_join (const char *dir, const char *name);
 extern void journal_destroy (struct journal *j);
 extern struct journal *journal_new (const struct io_fs *fs, const char *dir);
+extern bool is_table (struct journal *j, uint32_t c, const void *mem,
+                      uint64_t serial);
 extern int takeover (struct journal *j, enum journal_took *took);
 extern int saved_adopt (struct journal *j, const struct table_runs *runs);
 extern void *zero_thread_main (void *arg);

@@ -139,8 +139,20 @@ journal_extent_blocks (const struct journal_extent *ext)
 struct journal_damage {
   char file[64];                /* within the directory */
   uint64_t offset;              /* bytes */
-  uint64_t checkpoint;          /* the oldest checkpoint that needs it; 0 not known */
+  uint64_t checkpoint;          /* the oldest checkpoint that needs it; 0: none, or not known */
   char what[160];
+};
+
+/* What a range of a backing image held when the newest state was recorded: enough of these
+ * tell the image from another one, and from what somebody else wrote to it.
+ */
+#define JOURNAL_SAMPLES 192u
+
+struct journal_sample {
+  uint16_t disk;
+  uint32_t nsectors;            /* > 0 */
+  uint64_t sector;              /* below 2^48 */
+  uint32_t crc;                 /* crc32c of those bytes; the image's last sector may be short */
 };
 
 /* --- Making, opening, closing -------------------------------------------- */
@@ -174,6 +186,15 @@ extern int journal_create (const struct io_fs *fs, const char *dir,
 extern int journal_open (const struct io_fs *fs, const char *dir,
                          struct journal **journal, struct mcerror *err);
 extern void journal_close (struct journal *j);  /* NULL is allowed; does not sync */
+
+/* Open to look only: the same, but nothing on disk is changed, not even a time stamp, and the
+ * files need not be writable.  Others may look at the same time.  Good for all that
+ * follows up to journal_check; not for journal_start.  When it fails because of damage, *DAMAGE
+ * says where; else its file is "".
+ */
+extern int journal_look (const struct io_fs *fs, const char *dir,
+                         struct journal **journal,
+                         struct journal_damage *damage, struct mcerror *err);
 
 extern const struct journal_config *journal_get_config (struct journal *j);
 /* Store another set of disks, new paths, or sizes.  Durable.  Before journal_start only. */
@@ -217,6 +238,8 @@ extern size_t journal_checkpoints (struct journal *j,
 /* The one of them that is number ID. */
 extern bool journal_find_checkpoint (struct journal *j, uint64_t id,
                                      struct journal_checkpoint *cp);
+/* How many commits are behind the watermark, PROMOTED_COMMITs too. */
+extern size_t journal_backlog (struct journal *j);
 
 /* Call FN for every extent of every committed epoch in (FROM, UPTO], oldest
  * first, in the order of the writes.  EPOCH is the one the *commit* ends with.  FN
@@ -246,6 +269,17 @@ typedef void (*journal_progress_fn) (void *opaque, uint64_t done,
 extern int journal_verify (struct journal *j, uint64_t from, uint64_t upto,
                            journal_progress_fn progress, void *opaque,
                            struct journal_damage *damage);
+
+/* Read and check every byte that is retained, whoever needs it: both superblocks and anchors,
+ * every record, the acknowledged mark, tables and data of every commit behind
+ * the watermark, and what a clean stop saved.  FN is told of each damage; what the newest state
+ * does not need has checkpoint 0.  *BYTES: how much was read.  0 when all was looked at.
+ */
+typedef void (*journal_damage_fn) (void *opaque,
+                                   const struct journal_damage *damage);
+extern int journal_check (struct journal *j, journal_progress_fn progress,
+                          void *progress_opaque, journal_damage_fn fn,
+                          void *opaque, uint64_t *bytes);
 
 /* --- Service -------------------------------------------------------------- */
 
@@ -334,6 +368,15 @@ typedef void (*journal_change_fn) (struct journal_state *state, void *opaque);
 extern int journal_record (struct journal *j, enum journal_kind kind,
                            journal_change_fn change, void *opaque);
 
+/* The samples that records carry from now on (those with a table do not), and those that the newest
+ * such record had.  What was sampled must be durable.
+ */
+extern void journal_set_samples (struct journal *j,
+                                 const struct journal_sample *samples,
+                                 unsigned n);
+extern unsigned journal_get_samples (struct journal *j,
+                                     struct journal_sample samples[JOURNAL_SAMPLES]);
+
 struct journal_commit {
   enum journal_kind kind;       /* COMMIT, PROMOTED_COMMIT, or CLEAN */
   uint64_t epoch;               /* everything up to it, sealed (CLEAN: all there is) */
@@ -384,6 +427,12 @@ extern void journal_unpin (struct journal *j, uint32_t block);
  */
 extern size_t journal_load_room (const struct journal *j);
 extern void journal_set_load_room (struct journal *j, size_t chunks);
+
+/* Are the images at BLOCK[0..N), in ascending order, in the file as they were written?  As
+ * journal_read, for many at a time.
+ */
+extern int journal_verify_blocks (struct journal *j, const uint32_t *block,
+                                  size_t n, struct journal_damage *damage);
 
 struct journal_usage {
   uint64_t size, used;          /* journal file; used: chunks that are not free */

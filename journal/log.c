@@ -240,6 +240,8 @@ oldest_needed_locked (struct journal *j)
   }
   if (log->saved_seq != 0)
     seq = MIN (seq, log->saved_seq - log->saved_nparts);
+  if (log->samples_seq != 0)
+    seq = MIN (seq, log->samples_seq);
   return seq;
 }
 
@@ -359,6 +361,33 @@ write_records (struct journal *j, size_t n, struct chain_chunk *c,
   return 0;
 }
 
+/* What is there in two copies is to be so again, and all of the file is to be had. */
+static int
+heal (struct journal *j)
+{
+  int r = 0;
+
+  if (!j->heal)                 /* turn */
+    return 0;
+  if (j->file_size < j->config.size)
+    r = io_fallocate (j->file, 0, 0, j->config.size);
+  if (r == -1 && (errno == EOPNOTSUPP || errno == ENOSYS))
+    r = io_truncate (j->file, j->config.size);
+  if (r == 0)
+    r = super_write (j, &j->config, j->super_seq + 1);
+  if (r == -1) {
+    int error = errno;
+    SCOPED_LOCK (&j->lock);
+
+    poison_locked (j, error);
+    errno = EIO;
+    return -1;
+  }
+  j->super_seq++;
+  j->heal = false;
+  return 0;
+}
+
 int
 log_write (struct journal *j, size_t n, unsigned keep)
 {
@@ -385,7 +414,7 @@ log_write (struct journal *j, size_t n, unsigned keep)
       (errno != ENOSPC || left <= n + keep))
     return -1;
   /* Nothing may be overwritten that only one of the anchors knows to be free. */
-  if (differs && anchor_move (j, false) == -1)
+  if ((differs && anchor_move (j, false) == -1) || heal (j) == -1)
     return -1;
   if (write_records (j, n, &c, &log->new_seq, &log->new_crc) == 0)
     return 0;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,10 +34,16 @@ lock_take (struct journal *j, struct mcerror *err)
   long pid;
 
   if (path == NULL ||
-      io_open (j->fs, path, O_RDWR | O_CREAT, 0600, &j->lock_file) == -1)
+      io_open (j->fs, path, j->look ? O_RDONLY : O_RDWR | O_CREAT, 0600,
+               &j->lock_file) == -1) {
+    if (path && j->look && errno == ENOENT)
+      return 0;                 /* whoever serves it has made one */
     return mcerror_set (err, MCEXIT_USAGE, "cannot open %s/lock: %m", j->dir);
-  if (io_lock (j->lock_file, IO_LOCK_EXCLUSIVE, 0, 0) == 0) {
-    lock_sign (j);
+  }
+  if (io_lock (j->lock_file, j->look ? IO_LOCK_SHARED : IO_LOCK_EXCLUSIVE, 0,
+               0) == 0) {
+    if (!j->look)
+      lock_sign (j);
     return 0;
   }
   if (errno != EAGAIN && errno != EACCES)
@@ -44,7 +51,7 @@ lock_take (struct journal *j, struct mcerror *err)
   if (io_pread_some (j->lock_file, owner, sizeof owner - 1, 0) < 0)
     owner[0] = '\0';
   pid = strtol (owner, NULL, 10);
-  if (pid > 0)
+  if (pid > 0 && (kill (pid, 0) == 0 || errno == EPERM))        /* it is no old mark */
     snprintf (who, sizeof who, "process %ld", pid);
   errno = EBUSY;
   return mcerror_set (err, MCEXIT_USAGE,
@@ -148,6 +155,7 @@ space_claim (struct journal *j)
       return -1;
     /* No checkpoint is hurt; but what was acknowledged is gone. */
     j->saved_bad = true;
+    j->saved_damage = damage;
     j->log.saved_seq = 0;
     j->state.clean = false;
   }
@@ -180,22 +188,60 @@ open_files (struct journal *j, struct mcerror *err)
   return super_read (j, err);
 }
 
-int
-journal_open (const struct io_fs *fs, const char *dir,
-              struct journal **journal, struct mcerror *err)
+/* The file ends before it should.  Whatever is whole in what is left is so, but nobody knows
+ * whether that is all.
+ */
+static void
+note_cut (struct journal *j)
 {
-  struct journal *j;
+  uint64_t first = newest_committed (j) + 1;
+  struct journal_damage d;
 
-  switch (journal_exists (fs, dir)) {
-  case -1:
-    return mcerror_set (err, MCEXIT_USAGE, "cannot open %s/journal: %m", dir);
-  case 0:
-    errno = ENOENT;
-    return mcerror_set (err, MCEXIT_USAGE, "there is no journal in %s", dir);
+  if (j->file_size >= j->config.size)
+    return;
+  for (uint32_t c = j->file_size / JOURNAL_CHUNK; c < j->nchunks; c++)
+    if (j->chunks[c].kind == CHUNK_DATA || j->chunks[c].kind == CHUNK_TABLE)
+      first = MIN (first, MAX (j->chunks[c].min_epoch, UINT64_C (1)));
+  damage_set (&d, "journal", j->file_size, first,
+              "the file ends here and should have %llu bytes",
+              (unsigned long long) j->config.size);
+  damage_note (j, &d);
+}
+
+int
+no_journal (struct journal *j, struct mcerror *err)
+{
+  struct journal_damage d;
+  struct format_acked acked;
+
+  if (acked_read (j, &acked) == 1 && get64 (acked.seq) > 1) {
+    damage_set (&d, "journal", 0, 0,
+                "the file is gone, and acked says that it had checkpoint %llu",
+                (unsigned long long) get64 (acked.checkpoint));
+    return damage_fatal (j, &d, err);
   }
-  j = journal_new (fs, dir);
+  errno = ENOENT;
+  return mcerror_set (err, MCEXIT_USAGE, "there is no journal in %s", j->dir);
+}
+
+static int
+open_journal (const struct io_fs *fs, const char *dir, bool look,
+              struct journal **journal, struct journal_damage *damage,
+              struct mcerror *err)
+{
+  struct journal *j = journal_new (fs, dir);
+
   if (j == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open %s/journal: %m", dir);
+  j->look = look;
+  switch (journal_exists (fs, dir)) {
+  case -1:
+    mcerror_set (err, MCEXIT_USAGE, "cannot open %s/journal: %m", dir);
+    goto fail;
+  case 0:
+    no_journal (j, err);
+    goto fail;
+  }
   if (lock_take (j, err) == -1 || open_files (j, err) == -1)
     goto fail;
   if (space_init (j) == -1 || tables_init (j) == -1) {
@@ -211,12 +257,30 @@ journal_open (const struct io_fs *fs, const char *dir,
                  "cannot work out what is in use in %s/journal: %m", dir);
     goto fail;
   }
+  note_cut (j);
   *journal = j;
   return 0;
 
  fail:
+  if (damage)
+    *damage = j->damage;
   journal_destroy (j);
   return -1;
+}
+
+int
+journal_open (const struct io_fs *fs, const char *dir,
+              struct journal **journal, struct mcerror *err)
+{
+  return open_journal (fs, dir, false, journal, NULL, err);
+}
+
+int
+journal_look (const struct io_fs *fs, const char *dir,
+              struct journal **journal, struct journal_damage *damage,
+              struct mcerror *err)
+{
+  return open_journal (fs, dir, true, journal, damage, err);
 }
 
 void

@@ -100,6 +100,44 @@ journal_read (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
   return p && have == n ? 0 : read_file (j, block, offset, len, buf, damage);
 }
 
+int
+journal_verify_blocks (struct journal *j, const uint32_t *block, size_t n,
+                       struct journal_damage *damage)
+{
+  CLEANUP_FREE uint8_t *mem = n > 0 ? aligned_blocks (JOURNAL_CHUNK) : NULL;
+  uint32_t crc[JOURNAL_CHUNK_BLOCKS];
+
+  if (n > 0 && mem == NULL)
+    return -1;
+  while (n > 0) {
+    size_t k = 1;
+    uint32_t first = block[0], last;
+    struct bits known;
+
+    if (chunk_of (first) == 0 || chunk_of (first) >= j->nchunks) {
+      errno = EINVAL;
+      return -1;
+    }
+    while (k < n && chunk_of (block[k]) == chunk_of (first))
+      k++;
+    last = block[k - 1];
+    crcs_get (j, first, last - first + 1, crc, &known);
+    if (file_read (j, mem, (size_t) (last - first + 1) * JOURNAL_BLOCK,
+                   block_offset (first)) == -1)
+      return image_damage (first, damage, "data cannot be read");
+    for (size_t i = 0; i < k; i++) {
+      uint32_t at = block[i] - first;
+
+      if (!bits_test (&known, at) ||
+          crc32c (mem + (size_t) at * JOURNAL_BLOCK, JOURNAL_BLOCK, 0) != crc[at])
+        return image_damage (block[i], damage, "data is not what was written");
+    }
+    block += k;
+    n -= k;
+  }
+  return 0;
+}
+
 /* --- Pins --- */
 
 void

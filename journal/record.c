@@ -113,6 +113,45 @@ record_is_whole (const struct journal_config *config,
 }
 
 bool
+record_has_table (const struct format_record *rec)
+{
+  return record_is_commit (rec) || get16 (rec->kind) == JOURNAL_REC_CLEAN ||
+         get16 (rec->kind) == JOURNAL_REC_PART;
+}
+
+void
+record_put_samples (struct format_record *rec,
+                    const struct journal_sample *samples, unsigned n)
+{
+  struct format_sample *to = (struct format_sample *) rec->payload;
+
+  for (unsigned i = 0; i < n; i++) {
+    to[i].where = put64 ((uint64_t) samples[i].disk << 48 | samples[i].sector);
+    to[i].nsectors = put32 (samples[i].nsectors);
+    to[i].crc = put32 (samples[i].crc);
+  }
+}
+
+unsigned
+record_get_samples (const struct format_record *rec,
+                    struct journal_sample samples[JOURNAL_SAMPLES])
+{
+  const struct format_sample *from = (const struct format_sample *) rec->payload;
+  unsigned n = 0;
+
+  while (n < JOURNAL_SAMPLES && get32 (from[n].nsectors) != 0) {
+    uint64_t where = get64 (from[n].where);
+
+    samples[n] = (struct journal_sample) {
+      .disk = where >> 48, .sector = where & ((UINT64_C (1) << 48) - 1),
+      .nsectors = get32 (from[n].nsectors), .crc = get32 (from[n].crc),
+    };
+    n++;
+  }
+  return n;
+}
+
+bool
 record_is_commit (const struct format_record *rec)
 {
   return get16 (rec->kind) == JOURNAL_REC_COMMIT ||

@@ -3,7 +3,8 @@
  *
  * Both copies of either are written with the same content, one after the
  * other with a sync between them.  So whichever is lost to a torn write, or later
- * to a bad sector, the other one is the last that anybody was told of.
+ * to a bad sector, the other one is the last that anybody was told of.  The one that
+ * was found bad is written first: the good one is touched only when it is no longer alone.
  */
 #include "config.h"
 
@@ -88,11 +89,14 @@ super_write (struct journal *j, const struct journal_config *config,
   super->incompat = put32 (incompat);
   super->crc = put32 (super_crc (super, len));
   for (unsigned i = 0; i < 2; i++) {
+    unsigned copy = i ^ j->super_bad[1];
+
     if (file_write (j, super, ROUND_UP (len, JOURNAL_BLOCK),
-                    block_offset (super_block[i])) == -1 ||
+                    block_offset (super_block[copy])) == -1 ||
         file_sync (j) == -1)
       return -1;
   }
+  j->super_bad[0] = j->super_bad[1] = false;
   return 0;
 }
 
@@ -147,6 +151,41 @@ super_decode (struct journal *j, const struct format_super *super)
   return 0;
 }
 
+/* Neither superblock has even the magic.  Is this a journal all the same? */
+static bool
+was_ours (struct journal *j)
+{
+  CLEANUP_FREE struct format_anchor *a = aligned_blocks (sizeof *a);
+  struct format_acked acked;
+
+  if (acked_read (j, &acked) == 1)
+    return true;
+  for (unsigned i = 0; a && i < 2; i++)
+    if (file_read (j, a, sizeof *a, block_offset (anchor_block[i])) == 0 &&
+        memcmp (a->magic, FORMAT_ANCHOR_MAGIC, FORMAT_MAGIC_LEN) == 0)
+      return true;
+  return false;
+}
+
+static int
+no_super (struct journal *j, bool none, struct mcerror *err)
+{
+  struct journal_damage d;
+
+  if (none && !was_ours (j)) {
+    errno = EINVAL;
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s/journal is not a journal of mcbuf", j->dir);
+  }
+  if (j->file_size <= block_offset (FORMAT_SUPER_B))
+    damage_set (&d, "journal", j->file_size, 0, "the file ends here");
+  else
+    damage_set (&d, "journal", 0, 0,
+                "neither superblock verifies, nor the copy at offset %llu",
+                (unsigned long long) block_offset (FORMAT_SUPER_B));
+  return damage_fatal (j, &d, err);
+}
+
 int
 super_read (struct journal *j, struct mcerror *err)
 {
@@ -159,6 +198,10 @@ super_read (struct journal *j, struct mcerror *err)
   if (mem == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open the journal %s: %m",
                         j->dir);
+  if (io_stat (j->file, &st) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot look at %s/journal: %m",
+                        j->dir);
+  j->file_size = st.size;
   memset (mem, 0, 2 * max);
   for (unsigned i = 0; i < 2; i++) {
     super[i] = (struct format_super *) (mem + i * max);
@@ -182,29 +225,15 @@ super_read (struct journal *j, struct mcerror *err)
         (best == NULL || get64 (super[i]->seq) > get64 (best->seq)))
       best = super[i];
   }
-  if (best == NULL) {
-    if (verdict[0] == SUPER_NONE && verdict[1] == SUPER_NONE) {
-      errno = EINVAL;
-      return mcerror_set (err, MCEXIT_USAGE,
-                          "%s/journal is not a journal of mcbuf (or its first "
-                          "megabyte is lost)", j->dir);
-    }
-    errno = EBADMSG;
-    return mcerror_set (err, MCEXIT_DAMAGE,
-                        "both superblocks of %s/journal (offsets 0 and %llu) "
-                        "are damaged: the image must not be used", j->dir,
-                        (unsigned long long) block_offset (FORMAT_SUPER_B));
-  }
-  if (io_stat (j->file, &st) == -1)
-    return mcerror_set (err, MCEXIT_USAGE, "cannot look at %s/journal: %m",
-                        j->dir);
-  if (st.size < get64 (best->size)) {
-    errno = EBADMSG;
-    return mcerror_set (err, MCEXIT_DAMAGE,
-                        "%s/journal has %llu bytes and should have %llu: it "
-                        "was cut short", j->dir, (unsigned long long) st.size,
-                        (unsigned long long) get64 (best->size));
-  }
+  if (best == NULL)
+    return no_super (j, verdict[0] == SUPER_NONE && verdict[1] == SUPER_NONE,
+                     err);
+  /* A superblock that was not written any more when the power went is as good as bad. */
+  for (unsigned i = 0; i < 2; i++)
+    j->super_bad[i] = verdict[i] != SUPER_GOOD ||
+                      get64 (super[i]->seq) != get64 (best->seq);
+  j->heal = j->super_bad[0] || j->super_bad[1] ||
+            j->file_size < get64 (best->size);
   if (super_decode (j, best) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open the journal %s: %m",
                         j->dir);
@@ -272,10 +301,13 @@ anchor_write (struct journal *j, const struct chain_chunk *c, uint64_t seq)
   a->prev_crc = put32 (c->prev_crc);
   a->crc = put32 (anchor_crc (a));
   for (unsigned i = 0; i < 2; i++) {
-    if (file_write (j, a, sizeof *a, block_offset (anchor_block[i])) == -1 ||
+    unsigned copy = i ^ j->anchor_bad[1];
+
+    if (file_write (j, a, sizeof *a, block_offset (anchor_block[copy])) == -1 ||
         file_sync (j) == -1)
       return -1;
   }
+  j->anchor_bad[0] = j->anchor_bad[1] = false;
   return 0;
 }
 
@@ -284,12 +316,15 @@ anchor_read (struct journal *j, struct chain_chunk *c, struct mcerror *err)
 {
   CLEANUP_FREE struct format_anchor *a = aligned_blocks (2 * sizeof *a);
   struct format_anchor *best = NULL;
+  struct journal_damage d;
   unsigned good = 0;
 
   if (a == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open the journal %s: %m",
                         j->dir);
+  memset (a, 0, 2 * sizeof *a);
   for (unsigned i = 0; i < 2; i++) {
+    j->anchor_bad[i] = true;
     if (file_read (j, &a[i], sizeof *a, block_offset (anchor_block[i])) == -1)
       continue;
     if (memcmp (a[i].magic, FORMAT_ANCHOR_MAGIC, FORMAT_MAGIC_LEN) != 0 ||
@@ -298,18 +333,17 @@ anchor_read (struct journal *j, struct chain_chunk *c, struct mcerror *err)
         get32 (a[i].chunk) == 0 || get32 (a[i].chunk) >= j->nchunks)
       continue;
     good++;
+    j->anchor_bad[i] = false;
     if (best == NULL || get64 (a[i].seq) > get64 (best->seq))
       best = &a[i];
   }
   if (best == NULL) {
-    errno = EBADMSG;
-    return mcerror_set (err, MCEXIT_DAMAGE,
-                        "both anchors of %s/journal (offsets %llu and %llu) "
-                        "are damaged, so no record can be trusted: the image "
-                        "must not be used", j->dir,
-                        (unsigned long long) block_offset (FORMAT_ANCHOR_A),
-                        (unsigned long long) block_offset (FORMAT_ANCHOR_B));
+    damage_set (&d, "journal", block_offset (FORMAT_ANCHOR_A), 0,
+                "neither anchor verifies, so the records cannot be found");
+    return damage_fatal (j, &d, err);
   }
+  for (unsigned i = 0; i < 2; i++)
+    j->anchor_bad[i] |= get64 (a[i].seq) != get64 (best->seq);
   c->chunk = get32 (best->chunk);
   c->salt = get64 (best->salt);
   c->first = get64 (best->first);

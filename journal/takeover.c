@@ -64,7 +64,7 @@ read_buffers (struct takeover *t)
 }
 
 /* Table chunk C with its bytes at MEM: is it number SERIAL of the stream? */
-static bool
+bool
 is_table (struct journal *j, uint32_t c, const void *mem, uint64_t serial)
 {
   struct format_table head;

@@ -196,6 +196,17 @@ gather (void *opaque, const struct journal_checkpoint *cp)
 }
 
 size_t
+journal_backlog (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+  size_t n = 0;
+
+  for (size_t i = 0; i < j->log.ncommits; i++)
+    n += commits_at (j, i)->epoch > j->state.watermark.id;
+  return n;
+}
+
+size_t
 journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
                      size_t max)
 {

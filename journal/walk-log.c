@@ -47,13 +47,6 @@ follows (const struct log_walk *w, const struct format_record *rec,
          get32 (rec->chunk) == w->at.chunk && get32 (rec->slot) == slot;
 }
 
-static bool
-carries_table (uint16_t kind)
-{
-  return kind == JOURNAL_REC_COMMIT || kind == JOURNAL_REC_PROMOTED_COMMIT ||
-         kind == JOURNAL_REC_CLEAN;
-}
-
 static int
 note_record (struct log_walk *w, const struct format_record *rec)
 {
@@ -73,6 +66,10 @@ note_record (struct log_walk *w, const struct format_record *rec)
   }
 
   record_decode_state (rec, &state);
+  if (!record_has_table (rec)) {
+    j->nsamples = record_get_samples (rec, j->samples);
+    j->log.samples_seq = j->nsamples > 0 ? w->seq : 0;
+  }
   if (kind == JOURNAL_REC_COMMIT || kind == JOURNAL_REC_PROMOTED_COMMIT) {
     struct commit c;
 
@@ -85,6 +82,12 @@ note_record (struct log_walk *w, const struct format_record *rec)
   }
   if (!state.clean || kind == JOURNAL_REC_PROMOTE)
     j->log.saved_seq = 0;
+  if (kind == JOURNAL_REC_PROMOTE && j->hole_upto != 0 &&
+      state.checkpoint.id <= MAX (j->hole_from, state.watermark.id)) {
+    /* To a checkpoint before them: the lost commits are void. */
+    j->hole_from = j->hole_upto = 0;
+    j->damaged = false;
+  }
   commits_void (j, &state);
   while (j->log.ncommits > 0 &&
          commits_at (j, 0)->epoch <= state.watermark.id && state.has_checkpoint)
@@ -161,6 +164,8 @@ note_hole (struct log_walk *w, const struct format_record *rec)
 
   if (known == w->ncommits)
     return;                     /* no commit was lost: REC has the newest state */
+  if (!(rec->state_flags & FORMAT_HAS_CHECKPOINT))
+    return;                     /* a new first copy: they are void */
   damage_set (&d, "journal", w->hole, 0,
               "record %llu is lost, though a later one proves that it was durable",
               (unsigned long long) w->seq + 1);
@@ -192,6 +197,12 @@ skip_hole (struct log_walk *w, unsigned *slot)
     proof = find_proof (w, &next, 0, missing);
     if (proof == JOURNAL_CHUNK_BLOCKS)
       return false;
+    /* What an anchor that points here one day is to say: what is lost before the
+     * proof is then not needed any more.
+     */
+    next.prev_crc = get32 (w->mem[proof].prev_crc);
+    next.ncommits = get64 (w->mem[proof].ncommits) -
+                    record_is_commit (&w->mem[proof]);
     if (chain_add (w->j, &next) == -1) {
       w->no_memory = true;
       return false;
@@ -200,6 +211,9 @@ skip_hole (struct log_walk *w, unsigned *slot)
   }
   if (proof == JOURNAL_CHUNK_BLOCKS)
     return false;
+  /* A record that is lost may have said that the images have changed. */
+  w->j->nsamples = 0;
+  w->j->log.samples_seq = 0;
   w->hole = offset;
   note_hole (w, &w->mem[proof]);
   w->seq = w->at.first + proof - 1;
@@ -230,19 +244,44 @@ walk_chain (struct log_walk *w, uint64_t upto)
   return 0;
 }
 
+/* Are the records behind the last one, up to the one that was acknowledged, nothing but that
+ * commit?  Then write-out had not gone on since, and older checkpoints are as they were.
+ */
+static bool
+lost_is_commit (const struct log_walk *w, const struct format_acked *acked)
+{
+  const struct journal *j = w->j;
+  uint64_t seq = get64 (acked->seq), slot = seq - w->at.first;
+  const struct format_record *rec = &w->mem[slot % JOURNAL_CHUNK_BLOCKS];
+
+  if (!j->state.has_checkpoint ||
+      get64 (acked->checkpoint) <= j->state.checkpoint.id ||
+      get64 (acked->generation) != j->state.generation)
+    return false;
+  if (seq == w->seq + 1)
+    return true;                /* each record has a mark of its own */
+  return slot < JOURNAL_CHUNK_BLOCKS && record_is_whole (&j->config, rec) &&
+         get64 (rec->salt) == w->at.salt && get64 (rec->seq) == seq &&
+         get64 (rec->epoch) == get64 (acked->checkpoint) &&
+         get32 (rec->nparts) == seq - w->seq - 1;
+}
+
 static void
-missing_damage (struct log_walk *w, uint64_t offset, uint64_t checkpoint)
+missing_damage (struct log_walk *w, uint64_t offset,
+                const struct format_acked *acked)
 {
   struct journal_damage d;
 
-  damage_set (&d, "journal", offset, checkpoint,
+  damage_set (&d, "journal", offset, get64 (acked->checkpoint),
               "record %llu is lost, though the acknowledged mark says that it "
               "was durable", (unsigned long long) w->seq + 1);
-  damage_note (w->j, &d);
-  /* Whatever it said of the write-out is not known: no checkpoint is provably
+  /* Unless it is known what it said of the write-out, no checkpoint is provably
    * whole.
    */
-  w->j->lost = true;
+  w->j->lost = !lost_is_commit (w, acked);
+  if (w->j->lost)
+    d.checkpoint = 0;
+  damage_note (w->j, &d);
 }
 
 /* The log seems to end at a block that cannot be read. */
@@ -291,7 +330,8 @@ walk_init (struct log_walk *w, struct journal *j, struct format_record *mem,
   while (j->log.ncommits > 0)
     commits_drop_oldest (j);
   j->log.nchain = 0;
-  j->log.saved_seq = 0;
+  j->log.saved_seq = j->log.samples_seq = 0;
+  j->nsamples = 0;
   j->hole_from = j->hole_upto = 0;
   j->damaged = false;
   *w = (struct log_walk) { .j = j, .mem = mem, .at = *at,
@@ -322,6 +362,43 @@ judge_hole (struct log_walk *w)
   j->distrust_upto = j->hole_upto;
 }
 
+/* Behind the last record, where the next one would be, is there something that was one? */
+static bool
+tail_is_suspicious (const struct log_walk *w)
+{
+  uint64_t slot = w->seq + 1 - w->at.first;
+  const struct format_record *rec = &w->mem[slot % JOURNAL_CHUNK_BLOCKS];
+
+  return slot < JOURNAL_CHUNK_BLOCKS &&
+         (get64 (rec->salt) == w->at.salt ||
+          (memcmp (rec->magic, FORMAT_RECORD_MAGIC, FORMAT_MAGIC_LEN) == 0 &&
+           get64 (rec->seq) == w->seq + 1));
+}
+
+/* No crash takes the mark away.  What is lost with it is the word on how the log ends. */
+static void
+check_no_acked (struct log_walk *w, uint64_t end,
+                const struct format_record *torn,
+                const struct journal_damage *torn_damage)
+{
+  struct journal_damage d;
+
+  if (!acked_is_lost (w->j))
+    return;
+  if (torn && get16 (torn->kind) != JOURNAL_REC_CLEAN) {
+    d = *torn_damage;
+    d.checkpoint = get64 (torn->epoch);
+    damage_note (w->j, &d);
+  }
+  else if (torn == NULL && tail_is_suspicious (w)) {
+    damage_set (&d, "journal", end, 0,
+                "what may be record %llu does not verify, and acked, which would know, is lost",
+                (unsigned long long) w->seq + 1);
+    w->j->lost = true;
+    damage_note (w->j, &d);
+  }
+}
+
 /* What the acknowledged mark knows that the log does not. */
 static int
 check_acked (struct log_walk *w, uint64_t end, const struct format_record *torn,
@@ -331,33 +408,40 @@ check_acked (struct log_walk *w, uint64_t end, const struct format_record *torn,
   struct format_acked acked;
   struct journal_damage d;
 
+  (void) read_chunk (w, w->at.chunk);   /* the walk may have looked ahead */
   switch (acked_read (j, &acked)) {
   case -1: return -1;
-  case 0: return 0;
+  case 0:
+    check_no_acked (w, end, torn, torn_damage);
+    return 0;
   }
   if (memcmp (acked.id, j->config.id, HOST_ID_LEN) != 0) {
-    damage_set (&d, "acked", 0, 0, "it is of another replica");
+    damage_set (&d, "acked", offsetof (struct format_acked, id), 0,
+                "it is of another replica than the file journal: put the right one back");
+    j->lost = true;
     damage_note (j, &d);
   }
   else if (get64 (acked.seq) > w->seq && torn &&
            get64 (acked.seq) == get64 (torn->seq)) {
     /* It is there, but what it refers to is not whole. */
-    if (get16 (torn->kind) == JOURNAL_REC_CLEAN)
+    if (get16 (torn->kind) == JOURNAL_REC_CLEAN) {
       j->saved_bad = true;      /* no checkpoint is hurt */
+      j->saved_damage = *torn_damage;
+    }
     else {
       d = *torn_damage;
       d.checkpoint = get64 (torn->epoch);
       damage_note (j, &d);
     }
   }
-  else if (get64 (acked.seq) > w->seq) {
-    missing_damage (w, end, get64 (acked.checkpoint));
-  }
+  else if (get64 (acked.seq) > w->seq)
+    missing_damage (w, end, &acked);
   else if (get64 (acked.generation) > j->state.generation) {
-    damage_set (&d, "acked", 0, get64 (acked.checkpoint),
-                "it knows generation %llu, the journal only %llu",
+    damage_set (&d, "acked", offsetof (struct format_acked, generation), 0,
+                "it knows generation %llu, the journal only %llu: put the right one back",
                 (unsigned long long) get64 (acked.generation),
                 (unsigned long long) j->state.generation);
+    j->lost = true;
     damage_note (j, &d);
   }
   return 0;
@@ -366,11 +450,11 @@ check_acked (struct log_walk *w, uint64_t end, const struct format_record *torn,
 static int
 no_record (struct journal *j, uint64_t offset, struct mcerror *err)
 {
-  errno = EBADMSG;
-  return mcerror_set (err, MCEXIT_DAMAGE,
-                      "no record of %s/journal can be trusted: the first one, "
-                      "at offset %llu, does not verify; the image must not be "
-                      "used", j->dir, (unsigned long long) offset);
+  struct journal_damage d;
+
+  damage_set (&d, "journal", offset, 0,
+              "the first record does not verify, so no other can be trusted");
+  return damage_fatal (j, &d, err);
 }
 
 static int
@@ -411,7 +495,7 @@ log_open (struct journal *j, struct mcerror *err)
     keep = get64 (acked.seq) + 1;       /* the rest was refused */
   else if (w->parts > 0)
     keep = get64 (w->whole.seq) + 1;
-  else if (carries_table (get16 (w->whole.kind)) &&
+  else if (record_has_table (&w->whole) &&
            get64 (w->whole.seq) > w->proven) {
     switch (newest_verifies (w, &torn)) {
     case -1:
@@ -445,8 +529,10 @@ log_open (struct journal *j, struct mcerror *err)
     torn.checkpoint = get64 (torn_record->epoch);
     damage_note (j, &torn);
   }
-  else if (is_unreadable)
+  else if (is_unreadable) {
     j->saved_bad = true;
+    j->saved_damage = torn;
+  }
   if (w->bad_slot != 0 && w->bad_slot == end && !is_torn)
     unreadable_damage (w, end);
   if (check_acked (w, end, is_torn ? torn_record : NULL, &torn) == -1)
@@ -463,7 +549,7 @@ log_open (struct journal *j, struct mcerror *err)
   if (j->damaged && j->hole_upto == 0) {
     /* What the lost records referred to is not known. */
     j->distrust = true;
-    j->distrust_upto = UINT64_MAX;
+    j->distrust_upto = j->state.epoch_limit;
   }
   return 0;
 }

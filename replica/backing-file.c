@@ -300,6 +300,28 @@ backing_file_open (const struct io_fs *fs, const char *path, bool create,
 }
 
 int
+backing_file_look (const struct io_fs *fs, const char *path,
+                   struct backing **backing, struct mcerror *err)
+{
+  struct image *f = calloc (1, sizeof *f);
+  struct io_stat st;
+
+  if (f)
+    f->b.ops = &image_ops;
+  if (f == NULL || (f->b.path = strdup (path)) == NULL ||
+      io_open (fs, path, O_RDONLY, 0, &f->file) == -1 ||
+      io_stat (f->file, &st) == -1) {
+    mcerror_set (err, MCEXIT_USAGE, "%s: cannot open the backing image: %m", path);
+    if (f)
+      backing_close (&f->b);
+    return -1;
+  }
+  f->b.size = st.size;
+  *backing = &f->b;
+  return 0;
+}
+
+int
 backing_file_exists (const struct io_fs *fs, const char *path)
 {
   struct io_file *file;

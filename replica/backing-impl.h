@@ -31,6 +31,8 @@ struct backing {
 extern int backing_file_open (const struct io_fs *fs, const char *path,
                               bool create, uint64_t size,
                               struct backing **backing, struct mcerror *err);
+extern int backing_file_look (const struct io_fs *fs, const char *path,
+                              struct backing **backing, struct mcerror *err);
 extern int backing_nbd_open (const char *uri, bool create, uint64_t size,
                              struct backing **backing, struct mcerror *err);
 extern int backing_file_exists (const struct io_fs *fs, const char *path);

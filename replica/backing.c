@@ -23,6 +23,15 @@ backing_exists (const struct io_fs *fs, const char *path)
     backing_file_exists (fs, path);
 }
 
+int
+backing_look (const struct io_fs *fs, const char *path,
+              struct backing **backing, struct mcerror *err)
+{
+  /* NBD knows no locks. */
+  return uri_is_nbd (path) ? backing_nbd_open (path, false, 0, backing, err) :
+    backing_file_look (fs, path, backing, err);
+}
+
 void
 backing_close (struct backing *b)
 {

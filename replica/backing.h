@@ -28,6 +28,9 @@ struct backing;
 extern int backing_open (const struct io_fs *fs, const char *path, bool create,
                          uint64_t size, struct backing **backing,
                          struct mcerror *err);
+/* Open it to look only: nothing is changed or locked, others may use it meanwhile. */
+extern int backing_look (const struct io_fs *fs, const char *path,
+                         struct backing **backing, struct mcerror *err);
 extern void backing_close (struct backing *b);  /* NULL is allowed */
 
 extern uint64_t backing_size (const struct backing *b);

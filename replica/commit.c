@@ -14,6 +14,7 @@
 
 #include "common/bytes.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 #define TIGHTEN_SLICE 512
 
@@ -270,6 +271,13 @@ committed_locked (struct replica *r, uint64_t number, uint64_t time)
   pthread_cond_signal (&r->work);
 }
 
+static void
+change_nothing (struct journal_state *state, void *opaque)
+{
+  (void) state;
+  (void) opaque;
+}
+
 /* The first copy, of all disks or of those that have joined, is whole: wait for writes that
  * were still on their way to the images when it was closed, then make the images durable.
  */
@@ -304,6 +312,16 @@ finish_copy (struct replica *r, struct mcerror *err)
                           backing_path (r->disks[i].backing),
                           strerror (saved), joined ? "" : " overwrite");
     }
+  /* Write-out goes on beside the copy of disks that have joined: they get samples with that. */
+  if (joined)
+    return 0;
+  /* A commit has no room for samples: they are there before it, and mean nothing before it. */
+  samples_take (r->journal, r->disks, r->ndisks);
+  if (journal_record (r->journal, JOURNAL_REC_STATE, change_nothing, NULL) == -1) {
+    if (journal_failed (r->journal))
+      replica_fail (r, "recording samples of the first copy", errno);
+    return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: %s/journal: %m", r->dir);
+  }
   return 0;
 }
 

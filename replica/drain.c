@@ -14,6 +14,7 @@
 
 #include "common/bytes.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 #define BATCH_BYTES (1u << 20)
 #define BATCH_PIECES 256
@@ -152,12 +153,12 @@ is_in_ram (struct drain *d, uint32_t chunk)
   return true;
 }
 
-/* RUNS by part, and within a part in disk order as before: part 0 needs no chunk to be
- * read whole.  *STARTS has one more entry than there are parts.
+/* RUNS by part into *PARTED, and within a part in disk order as before: part 0 needs no chunk to be
+ * read whole.  *STARTS has one more entry than there are parts.  Both are malloced.
  */
 static int
-split (struct drain *d, struct map_run **runs, size_t n, size_t **starts,
-       size_t *nparts)
+split (struct drain *d, const struct map_run *runs, size_t n,
+       struct map_run **parted, size_t **starts, size_t *nparts)
 {
   size_t room = journal_load_room (d->journal), chunks = 0, loaded = 0;
   CLEANUP_FREE uint32_t *part = NULL;   /* of each chunk; first, how many runs need it */
@@ -165,14 +166,14 @@ split (struct drain *d, struct map_run **runs, size_t n, size_t **starts,
   struct map_run *sorted;
 
   for (size_t i = 0; i < n; i++)
-    if (!(*runs)[i].zero)
-      chunks = MAX (chunks, (size_t) (*runs)[i].loc / JOURNAL_CHUNK_BLOCKS + 1);
+    if (!runs[i].zero)
+      chunks = MAX (chunks, (size_t) runs[i].loc / JOURNAL_CHUNK_BLOCKS + 1);
   part = calloc (chunks + 1, sizeof *part);
   if (part == NULL)
     return -1;
   for (size_t i = 0; i < n; i++)
-    if (!(*runs)[i].zero)
-      part[(*runs)[i].loc / JOURNAL_CHUNK_BLOCKS]++;
+    if (!runs[i].zero)
+      part[runs[i].loc / JOURNAL_CHUNK_BLOCKS]++;
   for (size_t c = 0; c < chunks; c++)
     part[c] = part[c] < FEW || is_in_ram (d, c) ? 0 :
       1 + loaded++ / room;
@@ -186,13 +187,12 @@ split (struct drain *d, struct map_run **runs, size_t n, size_t **starts,
     return -1;
   }
   for (size_t i = 0; i < n; i++)
-    (*starts)[1 + ((*runs)[i].zero ? 0 : part[(*runs)[i].loc / JOURNAL_CHUNK_BLOCKS])]++;
+    (*starts)[1 + (runs[i].zero ? 0 : part[runs[i].loc / JOURNAL_CHUNK_BLOCKS])]++;
   for (size_t p = 0; p < *nparts; p++)
     at[p + 1] = (*starts)[p + 1] += (*starts)[p];
   for (size_t i = 0; i < n; i++)
-    sorted[at[(*runs)[i].zero ? 0 : part[(*runs)[i].loc / JOURNAL_CHUNK_BLOCKS]]++] = (*runs)[i];
-  free (*runs);
-  *runs = sorted;
+    sorted[at[runs[i].zero ? 0 : part[runs[i].loc / JOURNAL_CHUNK_BLOCKS]]++] = runs[i];
+  *parted = sorted;
   return 0;
 }
 
@@ -202,6 +202,7 @@ drain_map (struct drain *d, const struct map *map)
   CLEANUP_FREE struct map_run *runs = NULL;
   CLEANUP_FREE struct batch *b = NULL;
   CLEANUP_FREE uint8_t *bounce = NULL;
+  CLEANUP_FREE struct map_run *parted = NULL;
   CLEANUP_FREE size_t *starts = NULL;
   bool touched[JOURNAL_MAX_DISKS] = { false };
   size_t n, nparts;
@@ -212,7 +213,7 @@ drain_map (struct drain *d, const struct map *map)
     return -1;
   if (n == 0)
     return 0;
-  if (split (d, &runs, n, &starts, &nparts) == -1)
+  if (split (d, runs, n, &parted, &starts, &nparts) == -1)
     return -1;
   b = calloc (1, sizeof *b);
   bounce = malloc (BATCH_BYTES);
@@ -223,12 +224,14 @@ drain_map (struct drain *d, const struct map *map)
   for (size_t p = 0; p < nparts && result == 0; p++) {
     b->load = p > 0;
     for (size_t i = starts[p]; i < starts[p + 1] && result == 0; i++) {
-      if (!touched[runs[i].disk]) {
-        touched[runs[i].disk] = true;
+      const struct map_run *run = &parted[i];
+
+      if (!touched[run->disk]) {
+        touched[run->disk] = true;
         /* MAP has all that was written there since the last good flush. */
-        backing_restart (d->disks[runs[i].disk].backing);
+        backing_restart (d->disks[run->disk].backing);
       }
-      result = runs[i].zero ? add_zero (b, &runs[i]) : add_data (b, &runs[i]);
+      result = run->zero ? add_zero (b, run) : add_data (b, run);
     }
     if (result == 0)
       result = batch_write (b);
@@ -239,7 +242,47 @@ drain_map (struct drain *d, const struct map *map)
       d->failed_path = backing_path (d->disks[i].backing);
       result = -1;
     }
+  if (result == 0)
+    samples_update (d->journal, d->disks, d->ndisks, runs, n);
   return result;
+}
+
+static int
+compare_block (const void *a, const void *b)
+{
+  uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
+
+  return x < y ? -1 : x > y;
+}
+
+int
+drain_prepare (struct drain *d, const struct map *map, bool *news)
+{
+  CLEANUP_FREE struct map_run *runs = NULL;
+  CLEANUP_FREE uint32_t *blocks = NULL;
+  size_t n, nblocks = 0;
+
+  *news = false;
+  if (map_sorted (map, &runs, &n) == -1)
+    return -1;
+  blocks = malloc (MAX (n, (size_t) 1) * sizeof *blocks);
+  if (blocks == NULL)
+    return -1;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t one = 1;
+
+    if (runs[i].zero || d->verified)
+      continue;
+    if (journal_pin (d->journal, runs[i].loc, &one, false, NULL))
+      journal_unpin (d->journal, runs[i].loc);
+    else
+      blocks[nblocks++] = runs[i].loc;
+  }
+  qsort (blocks, nblocks, sizeof *blocks, compare_block);
+  if (journal_verify_blocks (d->journal, blocks, nblocks, &d->damage) == -1)
+    return -1;
+  *news = samples_prepare (d->journal, d->disks, d->ndisks, runs, n);
+  return 0;
 }
 
 struct replay {

@@ -87,6 +87,7 @@ struct replica {
   bool lost;                    /* stale: acknowledged writes are gone, inlets cannot be read */
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
+  bool keep_memory;             /* shared memory is as another server left it: it stays so */
   bool failing;                 /* the failure is being noted: no refusal goes out before */
   bool failure_noted;           /* … and was */
   bool holing;                  /* "stale" is being made durable: no refusal goes out before */
@@ -452,6 +453,7 @@ struct drain {
   struct journal *journal;
   struct disk *disks;
   unsigned ndisks;
+  bool verified;                /* all of it was, so drain_prepare need not */
   /* Called now and then with bytes written since the last call; -1 stops with ECANCELED. May be NULL. */
   int (*progress) (void *opaque, uint64_t bytes);
   void *opaque;
@@ -461,6 +463,10 @@ struct drain {
 };
 /* Bring MAP's content into the backing images and sync them. */
 extern int drain_map (struct drain *d, const struct map *map);
+/* Before the first of it: does all of it verify that is in the journal's file only?  And the samples
+ * are made ready.  *NEWS: a record must carry them before anything is written.
+ */
+extern int drain_prepare (struct drain *d, const struct map *map, bool *news);
 
 /* Build one epoch's map from committed epochs in (FROM, UPTO]. */
 extern int replay_map (struct journal *j, uint64_t from, uint64_t upto,

@@ -10,6 +10,7 @@
 
 #include "common/uri.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 #define STOP_MS 10000           /* how long a stop waits for requests under way */
 
@@ -205,6 +206,8 @@ replica_open (const struct replica_params *params, struct replica **replica,
       (replica_create (r, params, err) == -1 ||
        journal_open (params->fs, params->dir, &r->journal, err) == -1))
     goto error;
+  if (!exists && params->baseline_trusted)
+    samples_take (r->journal, r->disks, r->ndisks);
   if (check_config (r, err) == -1)
     goto error;
   /* Before anything is in shared memory that a start which fails would leave there. */
@@ -448,7 +451,7 @@ replica_stop (struct replica *r)
     if (!idle)
       return;                   /* somebody still uses the journal */
   }
-  journal_stop (r->journal, saved_all);
+  journal_stop (r->journal, saved_all && !r->keep_memory);
 }
 
 void

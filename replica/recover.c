@@ -2,7 +2,7 @@
 /* Recovery without a server.
  *
  * In this order, so that it can be killed anywhere and run again: check every byte that will be
- * needed; PROMOTE record (from here on the answer is fixed); write out what is committed and not
+ * needed, and the images; PROMOTE record (from here on the answer is fixed); write out what is committed and not
  * in the images; sync them; WATERMARK record; note that the images are the disk.
  */
 #include "config.h"
@@ -13,285 +13,11 @@
 #include <string.h>
 
 #include "common/bytes.h"
-#include "replica/internal.h"
-#include "replica/recover.h"
+#include "replica/recover-impl.h"
 
 #define STAGING (UINT64_C (8) << 20)    /* for a few records */
 #define MIN_CACHE (UINT64_C (16) << 20)
 #define MAX_CACHE (UINT64_C (4) << 30)
-#define PROGRESS_NS UINT64_C (100000000)
-
-/* A commit that has to be written out, and how much data it has. */
-struct part {
-  uint64_t epoch, blocks;
-};
-
-struct recovery {
-  const struct recover_params *params;
-  struct journal *j;
-  struct journal_state state;
-  struct journal_checkpoint *list;
-  size_t nlist;
-  struct journal_checkpoint chosen;
-  struct disk *disks;
-  unsigned ndisks;
-  struct part *parts;
-  size_t nparts;
-  bool whole;                   /* all that was acknowledged is still there */
-  uint64_t cache;               /* bytes of journal that fit into RAM */
-  const char *phase;
-  uint64_t done, total, told;
-  struct mcerror *err;
-};
-
-/* --- beginning ----------------------------------------------------------------- */
-
-static int
-load_list (struct recovery *rec)
-{
-  size_t n = journal_checkpoints (rec->j, NULL, 0);
-
-  rec->list = calloc (n + 1, sizeof *rec->list);
-  if (rec->list == NULL)
-    return mcerror_set (rec->err, MCEXIT_USAGE, "cannot list checkpoints: %m");
-  rec->nlist = MIN (n, journal_checkpoints (rec->j, rec->list, n));
-  return 0;
-}
-
-static int
-damage_error (struct recovery *rec, const struct journal_damage *d)
-{
-  errno = EBADMSG;
-  return mcerror_set (rec->err, MCEXIT_DAMAGE,
-                      "%s/%s: damage at offset %" PRIu64 ": %s: checkpoint %" PRIu64
-                      " and later ones cannot be recovered; --list and --to=N name older ones",
-                      rec->params->dir, d->file, d->offset, d->what,
-                      d->checkpoint);
-}
-
-/* Open, and find out what is to be the disk. */
-static int
-begin (struct recovery *rec, const struct recover_params *params,
-       struct mcerror *err)
-{
-  struct journal_damage damage;
-
-  rec->params = params;
-  rec->err = err;
-  if (journal_open (params->fs, params->dir, &rec->j, err) == -1)
-    return -1;
-  journal_get_state (rec->j, &rec->state);
-  if (load_list (rec) == -1)
-    return -1;
-  if (!rec->state.has_checkpoint) {
-    if (journal_get_damage (rec->j, &damage) == 1)
-      return damage_error (rec, &damage);
-    errno = ENOENT;
-    return mcerror_set (err, MCEXIT_NO_CHECKPOINT,
-                        "%s: replica is %s and no checkpoint exists: the image must not be used",
-                        params->dir, replica_state_word (rec->state.state));
-  }
-  rec->chosen = rec->state.checkpoint;
-  if (rec->state.state == JOURNAL_PROMOTED) {
-    struct journal_checkpoint same;
-
-    if (params->to && recover_choose (&rec->chosen, 1, params->to, &same, NULL) == -1) {
-      errno = EPERM;
-      return mcerror_set (err, MCEXIT_REFUSED,
-                          "%s: already promoted to checkpoint %" PRIu64 " in generation %" PRIu64
-                          ": it cannot be recovered to %s any more",
-                          params->dir, rec->chosen.id, rec->state.generation,
-                          params->to);
-    }
-  }
-  else if (params->to &&
-           recover_choose (rec->list, rec->nlist, params->to, &rec->chosen, err) == -1)
-    return -1;
-  /* Damage above what was asked for by name does no harm to that; but nobody is
-   * given an older checkpoint than the last who did not ask for one.
-   */
-  if (journal_get_damage (rec->j, &damage) == 1 &&
-      (params->to == NULL || damage.checkpoint == 0 ||
-       damage.checkpoint <= rec->chosen.id))
-    return damage_error (rec, &damage);
-  return 0;
-}
-
-static void
-end (struct recovery *rec)
-{
-  int saved = errno;
-
-  for (unsigned i = 0; i < rec->ndisks; i++)
-    backing_close (rec->disks[i].backing);
-  free (rec->disks);
-  free (rec->list);
-  free (rec->parts);
-  journal_close (rec->j);
-  errno = saved;
-}
-
-/* Commits after the watermark up to what was chosen; of a promoted replica all, its own flushes included. */
-static uint64_t
-upto (const struct recovery *rec)
-{
-  return rec->state.state == JOURNAL_PROMOTED ? UINT64_MAX : rec->chosen.id;
-}
-
-/* --- progress -------------------------------------------------------------------- */
-
-static void
-tell (struct recovery *rec, bool now)
-{
-  uint64_t ns = host_monotonic_ns ();
-
-  if (rec->params->progress && (now || ns - rec->told >= PROGRESS_NS)) {
-    rec->told = ns;
-    rec->params->progress (rec->params->opaque, rec->phase, rec->done,
-                           rec->total);
-  }
-}
-
-static void
-tell_verify (void *opaque, uint64_t done, uint64_t total)
-{
-  struct recovery *rec = opaque;
-
-  rec->done = done;
-  rec->total = total;
-  tell (rec, done == total);
-}
-
-static int
-tell_drain (void *opaque, uint64_t bytes)
-{
-  struct recovery *rec = opaque;
-
-  rec->done += bytes;
-  tell (rec, false);
-  return 0;
-}
-
-/* --- images ------------------------------------------------------------------------ */
-
-static const char *
-moved_to (const struct recover_params *p, const char *name)
-{
-  for (unsigned i = 0; i < p->ndisks; i++)
-    if (strcmp (p->disks[i].name, name) == 0)
-      return p->disks[i].path;
-  return NULL;
-}
-
-static int
-check_names (struct recovery *rec, const struct journal_config *config)
-{
-  const struct recover_params *p = rec->params;
-
-  for (unsigned i = 0; i < p->ndisks; i++) {
-    bool known = false;
-
-    for (unsigned d = 0; d < config->ndisks && !known; d++)
-      known = strcmp (config->disks[d].name, p->disks[i].name) == 0;
-    if (!known) {
-      errno = EINVAL;
-      return mcerror_set (rec->err, MCEXIT_USAGE,
-                          "--disk=%s:%s: the journal has no disk of that name",
-                          p->disks[i].name, p->disks[i].path);
-    }
-  }
-  return 0;
-}
-
-static int
-open_images (struct recovery *rec)
-{
-  const struct journal_config *config = journal_get_config (rec->j);
-  CLEANUP_FREE struct journal_disk *disks = calloc (config->ndisks, sizeof *disks);
-  struct journal_config next = *config;
-  bool moved = false;
-
-  if (check_names (rec, config) == -1)
-    return -1;
-  rec->disks = calloc (config->ndisks, sizeof *rec->disks);
-  if (rec->disks == NULL || disks == NULL)
-    return mcerror_set (rec->err, MCEXIT_USAGE, "cannot open the images: %m");
-  for (unsigned i = 0; i < config->ndisks; i++) {
-    const struct journal_disk *was = &config->disks[i];
-    const char *other = moved_to (rec->params, was->name);
-    CLEANUP_FREE char *real = real_path (rec->params->fs, other ? other : was->path);
-
-    disks[i] = *was;
-    rec->ndisks = i + 1;
-    if (was->joined > rec->chosen.id)
-      continue;                 /* it joined later */
-    if (real == NULL)
-      return mcerror_set (rec->err, MCEXIT_USAGE,
-                          "%s: %m: if the image of disk %s has moved, use --disk=%s:PATH",
-                          other ? other : was->path, was->name, was->name);
-    if (strlen (real) > JOURNAL_PATH_MAX) {
-      errno = ENAMETOOLONG;
-      return mcerror_set (rec->err, MCEXIT_USAGE, "%s: %m", real);
-    }
-    if (strcmp (real, was->path) != 0) {
-      moved = true;
-      snprintf (disks[i].path, sizeof disks[i].path, "%s", real);
-    }
-    if (backing_open (rec->params->fs, real, false, 0,
-                      &rec->disks[i].backing, rec->err) == -1)
-      return -1;
-    rec->disks[i].size = backing_size (rec->disks[i].backing);
-    if (rec->disks[i].size != was->size) {
-      errno = EINVAL;
-      return mcerror_set (rec->err, MCEXIT_USAGE,
-                          "%s: has %" PRIu64 " bytes, but disk %s has %" PRIu64
-                          ": this is not its image, or it was resized",
-                          real, rec->disks[i].size, was->name, was->size);
-    }
-  }
-  next.disks = disks;
-  return moved ? journal_set_config (rec->j, &next, rec->err) : 0;
-}
-
-/* --- what there is to do -------------------------------------------------------------- */
-
-static int
-note_part (void *opaque, uint64_t epoch, const struct journal_extent *ext)
-{
-  struct recovery *rec = opaque;
-
-  if (rec->nparts == 0 || rec->parts[rec->nparts - 1].epoch != epoch) {
-    if ((rec->nparts & (rec->nparts - 1)) == 0) {       /* room doubles */
-      struct part *more = realloc (rec->parts, (rec->nparts ? 2 * rec->nparts : 1) *
-                                   sizeof *more);
-
-      if (more == NULL)
-        return -1;
-      rec->parts = more;
-    }
-    rec->parts[rec->nparts++] = (struct part) { .epoch = epoch };
-  }
-  if (ext->flags & JOURNAL_DATA) {
-    rec->parts[rec->nparts - 1].blocks += journal_extent_blocks (ext);
-    rec->total += (uint64_t) ext->nsectors * JOURNAL_SECTOR;
-  }
-  return 0;
-}
-
-static int
-plan (struct recovery *rec)
-{
-  struct journal_damage damage;
-
-  rec->total = 0;
-  if (journal_replay (rec->j, rec->state.watermark.id, upto (rec), note_part,
-                      rec, &damage) == 0)
-    return 0;
-  if (errno == EBADMSG)
-    return damage_error (rec, &damage);
-  return mcerror_set (rec->err, MCEXIT_USAGE, "%s/journal: cannot read: %m",
-                      rec->params->dir);
-}
 
 /* How much of the journal to keep in RAM: all that is needed, within reason. */
 static uint64_t
@@ -307,22 +33,14 @@ cache_size (const struct recovery *rec)
   return MAX (MIN (MIN (need, have), MAX_CACHE), MIN_CACHE);
 }
 
-/* --- doing it ---------------------------------------------------------------------------- */
-
 static int
-verify (struct recovery *rec)
+tell_drain (void *opaque, uint64_t bytes)
 {
-  struct journal_damage damage;
+  struct recovery *rec = opaque;
 
-  rec->phase = "verifying";
-  rec->done = 0;
-  if (journal_verify (rec->j, rec->state.watermark.id, upto (rec), tell_verify,
-                      rec, &damage) == 0)
-    return 0;
-  if (errno == EBADMSG)
-    return damage_error (rec, &damage);
-  return mcerror_set (rec->err, MCEXIT_USAGE, "%s/journal: cannot read: %m",
-                      rec->params->dir);
+  rec->done += bytes;
+  recover_tell (rec, false);
+  return 0;
 }
 
 struct change {
@@ -453,29 +171,52 @@ promote (struct recovery *rec)
   return 0;
 }
 
+static void
+change_target (struct journal_state *state, void *opaque)
+{
+  const struct change *c = opaque;
+
+  state->target = MAX (state->target, c->watermark.id);
+}
+
+/* E is what parts up to C->watermark hold together: bring it into the images. */
+static int
+write_map (struct recovery *rec, struct drain *d, const struct epoch *e,
+           struct change *c)
+{
+  bool news;
+
+  if (drain_prepare (d, e->map, &news) == -1)
+    return -1;
+  if (news && journal_record (rec->j, JOURNAL_REC_TARGET, change_target, c) == -1)
+    return -1;
+  return drain_map (d, e->map);
+}
+
 /* Write out parts [FROM, TO). */
 static int
 write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
 {
   struct drain d = { .fs = rec->params->fs, .journal = rec->j,
                      .disks = rec->disks, .ndisks = rec->ndisks,
-                     .progress = tell_drain, .opaque = rec };
+                     .verified = true, .progress = tell_drain, .opaque = rec };
   uint64_t begin = from == 0 ? rec->state.watermark.id : rec->parts[from - 1].epoch;
-  uint64_t last = rec->parts[to - 1].epoch, newest = 0;
+  uint64_t newest = 0;
   struct change c = { .rec = rec, .watermark = rec->chosen };
   struct epoch *e = epoch_new ();
   int result = -1;
 
   if (e == NULL)
     return mcerror_set (rec->err, MCEXIT_PARTIAL, "cannot go on: %m");
-  if (replay_map (rec->j, begin, last, e, &newest, &d.damage) == 0 &&
-      drain_map (&d, e->map) == 0)
+  c.watermark.id = rec->parts[to - 1].epoch;
+  if (replay_map (rec->j, begin, c.watermark.id, e, &newest, &d.damage) == 0 &&
+      write_map (rec, &d, e, &c) == 0)
     result = 0;
   else if (errno == EBADMSG) {
     /* It verified a moment ago. */
     if (d.damage.checkpoint == 0)
       d.damage.checkpoint = rec->parts[from].epoch;
-    damage_error (rec, &d.damage);
+    recover_damage (rec, &d.damage);
   }
   else
     mcerror_set (rec->err, MCEXIT_PARTIAL,
@@ -485,7 +226,6 @@ write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
   epoch_free (e);
   if (result == -1)
     return -1;
-  c.watermark.id = last;
   if (journal_record (rec->j, JOURNAL_REC_WATERMARK, change_watermark,
                       &c) == -1)
     return journal_error (rec, MCEXIT_PARTIAL);
@@ -513,12 +253,12 @@ write_out (struct recovery *rec, uint64_t *written)
     from = to;
   }
   rec->done = rec->total;
-  tell (rec, true);
+  recover_tell (rec, true);
   return 0;
 }
 
-static void
-fill_result (struct recovery *rec, struct recover_result *result)
+void
+recover_fill_result (struct recovery *rec, struct recover_result *result)
 {
   const struct journal_config *config = journal_get_config (rec->j);
 
@@ -534,13 +274,27 @@ fill_result (struct recovery *rec, struct recover_result *result)
   result->state = replica_state_word (rec->state.state);
 }
 
+/* The journal is to know where the images are from now on. */
+static int
+note_paths (struct recovery *rec)
+{
+  struct journal_config next = *journal_get_config (rec->j);
+
+  if (rec->moved == NULL)
+    return 0;
+  next.disks = rec->moved;
+  return journal_set_config (rec->j, &next, rec->err);
+}
+
 static int
 run (struct recovery *rec, struct recover_result *result)
 {
   enum journal_took took;
   struct mcerror ignored;
 
-  if (open_images (rec) == -1 || plan (rec) == -1 || verify (rec) == -1)
+  if (recover_aim (rec) == -1 || recover_open_images (rec) == -1 ||
+      recover_plan (rec) == -1 || recover_check_data (rec) == -1 ||
+      note_paths (rec) == -1)
     return -1;
   rec->cache = cache_size (rec);
   /* Shared, to find (and in the end remove) what a server that died left; without
@@ -573,79 +327,14 @@ recover_run (const struct recover_params *params,
 {
   uint64_t since = host_monotonic_ns ();
   struct recovery rec = { .nparts = 0 };
-  int r = begin (&rec, params, err);
+  int r = recover_open (&rec, params, false, NULL, err);
 
   memset (result, 0, sizeof *result);
   if (r == 0)
     r = run (&rec, result);
   if (r == 0)
-    fill_result (&rec, result);
-  end (&rec);
-  result->seconds = (host_monotonic_ns () - since) / 1e9;
-  return r;
-}
-
-int
-recover_dry_run (const struct recover_params *params,
-                 struct recover_result *result, struct mcerror *err)
-{
-  uint64_t since = host_monotonic_ns ();
-  struct recovery rec = { .nparts = 0 };
-  int r = begin (&rec, params, err);
-
-  memset (result, 0, sizeof *result);
-  if (r == 0)
-    r = plan (&rec);
-  if (r == 0) {
-    fill_result (&rec, result);
-    if (rec.state.state != JOURNAL_PROMOTED) {
-      result->generation++;
-      result->discarded_bytes = result->discarded_epochs = 0;
-    }
-    result->state = replica_state_word (JOURNAL_PROMOTED);
-    result->written_bytes = rec.total;
-  }
-  end (&rec);
-  result->seconds = (host_monotonic_ns () - since) / 1e9;
-  return r;
-}
-
-int
-recover_list (const struct recover_params *params,
-              struct journal_checkpoint **list, size_t *n,
-              struct mcerror *err)
-{
-  struct recover_params any = *params;
-  struct recovery rec = { .params = &any, .err = err };
-  int r = journal_open (params->fs, params->dir, &rec.j, err);
-
-  if (r == 0)
-    r = load_list (&rec);
-  if (r == 0) {
-    *list = rec.list;
-    *n = rec.nlist;
-    rec.list = NULL;
-  }
-  end (&rec);
-  return r;
-}
-
-int
-recover_verify (const struct recover_params *params,
-                struct recover_result *result, struct mcerror *err)
-{
-  uint64_t since = host_monotonic_ns ();
-  struct recovery rec = { .nparts = 0 };
-  int r = begin (&rec, params, err);
-
-  memset (result, 0, sizeof *result);
-  if (r == 0)
-    r = verify (&rec);
-  if (r == 0) {
-    fill_result (&rec, result);
-    result->written_bytes = 0;
-  }
-  end (&rec);
+    recover_fill_result (&rec, result);
+  recover_end (&rec);
   result->seconds = (host_monotonic_ns () - since) / 1e9;
   return r;
 }

@@ -43,7 +43,7 @@ struct recover_result {
 extern int recover_run (const struct recover_params *params,
                         struct recover_result *result, struct mcerror *err);
 
-/* What recover_run would do, without changing a byte. */
+/* What recover_run would do, and whether it could, without changing a byte. */
 extern int recover_dry_run (const struct recover_params *params,
                             struct recover_result *result,
                             struct mcerror *err);
@@ -53,10 +53,37 @@ extern int recover_list (const struct recover_params *params,
                          struct journal_checkpoint **list, size_t *n,
                          struct mcerror *err);
 
-/* Check every retained byte without changing any.  RESULT as of recover_dry_run. */
+/* What a verification has found. */
+#define RECOVER_DAMAGES 64
+#define RECOVER_NOTES 4
+
+struct recover_damage {
+  char *file;                   /* path; NULL: no memory for it */
+  uint64_t offset;
+  uint64_t checkpoint;          /* the oldest that needs it; 0: none, or not known */
+  char what[160];
+};
+
+struct recover_findings {
+  struct recover_damage damage[RECOVER_DAMAGES];
+  unsigned ndamage;
+  uint64_t total;               /* all that there is, if not listed */
+  uint64_t bytes;               /* of the journal, read and checked */
+  bool has_whole;
+  struct journal_checkpoint whole;      /* the newest that can be recovered to */
+  char note[RECOVER_NOTES][1024];       /* what is amiss and harms nothing */
+  unsigned nnotes;
+};
+
+/* Check every retained byte of the journal, and the images as far as it knows them, without changing
+ * any, or a time stamp.  RESULT: what is there.  0 when nothing is damaged; else -1 with
+ * MCEXIT_DAMAGE, or another code when there is nothing to verify.
+ */
 extern int recover_verify (const struct recover_params *params,
                            struct recover_result *result,
+                           struct recover_findings *findings,
                            struct mcerror *err);
+extern void recover_findings_free (struct recover_findings *findings);
 
 /* TO among LIST: the number, else the newest with that label, else the newest not after that time.  Digits
  * only is always a number.  -1 with MCEXIT_REFUSED when there is none.

@@ -208,6 +208,8 @@ bring_to_rest (const struct regroup *g, struct replica *r)
   speculation_get_stat (r->spec, &stat);
   c = (struct void_change) { .open = speculation_open_number (r->spec) + 1,
                              .hole = stat.extents > 0 };
+  /* Samples, too, name disks by number. */
+  journal_set_samples (r->journal, NULL, 0);
   if (journal_record (r->journal, JOURNAL_REC_STATE, change_void, &c) == -1)
     return mcerror_set (g->err, MCEXIT_USAGE, "%s/journal: cannot write: %m", r->dir);
   if (c.hole) {

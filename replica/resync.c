@@ -146,7 +146,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       r->fence++;
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
     r->lost = r->closed = r->direct = r->drained = r->drain_hold = false;
-    r->clean = false;
+    r->clean = r->keep_memory = false;
     r->moves++;
     /* Their content is copied anew. */
     for (unsigned i = 0; i < r->ndisks; i++)

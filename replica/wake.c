@@ -13,6 +13,7 @@
 
 #include "common/bytes.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 /* Seal until EPOCH is open. */
 static int
@@ -202,6 +203,56 @@ note_damage (struct replica *r, const struct journal_damage *damage)
                      "mcbuf-recover --verify shows what is whole", damage->file, damage->offset, damage->what);
 }
 
+/* Are the backing images what was written out to them?  -1: cannot tell. */
+static int
+check_images (struct replica *r, bool *damaged)
+{
+  struct samples_miss miss;
+
+  switch (samples_check (r->journal, r->disks, r->ndisks, &miss)) {
+  case 1:
+    return 0;
+  case 0:
+    set_reason_locked (r, "%s: offset %" PRIu64 ": not what was written out there: another image, an older copy, "
+                       "or somebody wrote to it: restore it, or start anew after resync overwrite",
+                       backing_path (r->disks[miss.disk].backing), miss.offset);
+    *damaged = true;
+    return 0;
+  }
+  if (errno == ENOMEM)
+    return -1;
+  /* Write-out will meet it, too, and wait until it is mended. */
+  replica_log (r, REPLICA_LOG_ERROR, "%s: cannot read the backing image: %m",
+               backing_path (r->disks[miss.disk].backing));
+  return 0;
+}
+
+/* What is damaged is left as it is, to the last byte: whatever mends it, or recovers from it, is to
+ * find it so.  The replica only tells, until a resync overwrites it all.
+ */
+static int
+wake_damaged (struct replica *r, const struct journal_state *state,
+              enum journal_took took, struct mcerror *err)
+{
+  if (empty_speculation (r, state->epoch_limit + 1) == -1 ||
+      (r->wo == NULL && (r->wo = writeout_new ()) == NULL))
+    return mcerror_set (err, MCEXIT_USAGE, "cannot make the buffers: %m");
+  r->state = JOURNAL_FAILED;
+  r->keep_memory = took == JOURNAL_TOOK_SHARED;
+  r->clean = false;
+  r->generation = state->generation;
+  r->has_checkpoint = state->has_checkpoint;
+  r->checkpoint = state->checkpoint;
+  r->written_out = state->has_checkpoint ? MIN (state->watermark.id, state->checkpoint.id) : 0;
+  r->discarded_epochs = state->discarded_epochs;
+  r->discarded_bytes = state->discarded_bytes;
+  r->epoch_limit = state->epoch_limit;
+  r->void_epoch = state->void_epoch;
+  house_event_locked (r, "open", "failed: %s", r->reason);
+  replica_log (r, REPLICA_LOG_ERROR, "%s: replica has failed: %s", r->dir, r->reason);
+  return 0;
+}
+
 struct open_change {
   enum journal_replica_state state;
   uint64_t open;
@@ -238,6 +289,10 @@ revive (struct replica *r, const struct replica_params *params,
   uint64_t newest;
 
   journal_get_state (r->journal, &state);
+  if (damaged)
+    note_damage (r, &damage);
+  else if (check_images (r, &damaged) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot look at the backing images: %m");
   if (journal_start (r->journal, params->buffer ? params->buffer :
                      REPLICA_DEFAULT_BUFFER, params->shared, &took, &why) == -1)
     return mcerror_set (err, why.code, "%s", why.text);
@@ -251,13 +306,12 @@ revive (struct replica *r, const struct replica_params *params,
     if (errno != EBADMSG)
       return mcerror_set (err, MCEXIT_USAGE, "%s: cannot read the journal: %m", r->dir);
     damaged = true;
-  }
-  if (wake (r, &state, newest, took, why.text, &restored, err) == -1)
-    return -1;
-  if (damaged) {
-    state.state = JOURNAL_FAILED;
     note_damage (r, &damage);
   }
+  if (damaged)
+    return wake_damaged (r, &state, took, err);
+  if (wake (r, &state, newest, took, why.text, &restored, err) == -1)
+    return -1;
   r->state = state.state;
   r->closed = state.closed;
   r->closed_epoch = state.watermark.id;
@@ -267,10 +321,13 @@ revive (struct replica *r, const struct replica_params *params,
   r->discarded_epochs = state.discarded_epochs;
   r->discarded_bytes = state.discarded_bytes;
 
+  /* They may be out of date: see samples_check. */
+  if (state.state == JOURNAL_PROMOTED && journal_backlog (r->journal) == 0)
+    journal_set_samples (r->journal, NULL, 0);
   change = (struct open_change) {
     .state = r->state, .restored = restored, .open = speculation_open_number (r->spec),
     .keep_clean = state.clean && took != JOURNAL_TOOK_SHARED &&
-      r->state != JOURNAL_STALE && !damaged };
+      r->state != JOURNAL_STALE };
   r->clean = change.keep_clean;
   if (journal_record (r->journal, JOURNAL_REC_OPEN, change_open,
                       &change) == -1)

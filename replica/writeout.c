@@ -152,6 +152,22 @@ set_error (struct replica *r, const struct drain *d, int errnum)
   pthread_cond_broadcast (&r->changed);
 }
 
+/* Before the first of it goes to the images: will all of it?  Until then they are
+ * a checkpoint, and one to recover to when a later one is damaged.
+ */
+static int
+prepare (struct replica *r, const struct map *map, bool *news)
+{
+  struct drain d = { .journal = r->journal, .disks = r->disks,
+                     .ndisks = r->ndisks };
+
+  if (drain_prepare (&d, map, news) == 0)
+    return 0;
+  if (errno == EBADMSG)
+    replica_damaged (r, &d.damage);
+  return -1;
+}
+
 /* Write MAP out, again and again until it is there.  -1: stopped, held, or failed. */
 static int
 drain_until_done (struct replica *r, const struct map *map)
@@ -211,10 +227,16 @@ cycle (struct replica *r, const struct map *map, uint64_t target)
   if (!journal_find_checkpoint (r->journal, target, &c.checkpoint))
     c.checkpoint = (struct journal_checkpoint) { .id = 0 };
   journal_get_state (r->journal, &state);
-  if (state.target < target && !map_is_empty (map) &&
-      journal_record (r->journal, JOURNAL_REC_TARGET, change_target, &c) == -1) {
-    replica_fail (r, "recording the write-out target", errno);
-    return -1;
+  if (!map_is_empty (map)) {
+    bool news;
+
+    if (prepare (r, map, &news) == -1)
+      return -1;
+    if ((state.target < target || news) &&
+        journal_record (r->journal, JOURNAL_REC_TARGET, change_target, &c) == -1) {
+      replica_fail (r, "recording the write-out target", errno);
+      return -1;
+    }
   }
   if (drain_until_done (r, map) == -1)
     return -1;

@@ -83,6 +83,68 @@ result_json (const struct recover_result *result)
   return object;
 }
 
+/* What was found, added to OBJECT.  -1: no memory. */
+static int
+add_findings (json_t *object, const struct recover_findings *f)
+{
+  json_t *damage = json_array (), *notes = json_array ();
+  bool ok = damage && notes;
+
+  for (unsigned i = 0; ok && i < f->ndamage; i++) {
+    const struct recover_damage *d = &f->damage[i];
+
+    ok = json_array_append_new (damage, json_pack (
+           "{s:s?,s:I,s:o,s:s}", "file", d->file,
+           "offset", (json_int_t) d->offset,
+           "checkpoint", d->checkpoint ? json_integer (d->checkpoint) : json_null (),
+           "what", d->what)) == 0;
+  }
+  for (unsigned i = 0; ok && i < f->nnotes; i++)
+    ok = json_array_append_new (notes, json_string (f->note[i])) == 0;
+  if (ok)
+    ok = json_object_set_new (object, "verified_bytes", json_integer (f->bytes)) == 0 &&
+         json_object_set_new (object, "recoverable", f->has_whole ?
+                              json_integer (f->whole.id) : json_null ()) == 0 &&
+         json_object_set_new (object, "damages", json_integer (f->total)) == 0 &&
+         json_object_set (object, "damage", damage) == 0 &&
+         json_object_set (object, "notes", notes) == 0;
+  json_decref (damage);
+  json_decref (notes);
+  return ok ? 0 : -1;
+}
+
+static int
+verify (const struct options *o, const struct recover_params *params)
+{
+  struct recover_findings *f = calloc (1, sizeof *f);
+  struct recover_result result = { .state = "" };
+  struct mcerror err;
+  json_t *object;
+  int r, status;
+
+  if (f == NULL)
+    return tool_error (MCEXIT_USAGE, "%m");
+  r = recover_verify (params, &result, f, &err);
+  progress_end ();
+  if (r == -1 && f->ndamage == 0) {
+    free (f);
+    return tool_fail (&err);
+  }
+  if (result.state == NULL)
+    result.state = "unknown";
+  object = result_json (&result);
+  if (object && add_findings (object, f) == -1) {
+    json_decref (object);
+    object = NULL;
+  }
+  status = recover_put_result (object, o, NULL);
+  if (r == -1)
+    status = tool_fail (&err);
+  recover_findings_free (f);
+  free (f);
+  return status;
+}
+
 int
 recover_offline (const struct options *o)
 {
@@ -104,8 +166,7 @@ recover_offline (const struct options *o)
     r = recover_dry_run (&params, &result, &err);
     break;
   case VERIFY:
-    r = recover_verify (&params, &result, &err);
-    break;
+    return verify (o, &params);
   }
   progress_end ();
   if (r == -1)

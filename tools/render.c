@@ -171,8 +171,38 @@ put_outcome (FILE *fp, const char *words, const json_t *reply)
 void
 render_verified (FILE *fp, const json_t *reply)
 {
-  put_outcome (fp, "verified: whole up to", reply);
-  putc ('\n', fp);
+  const json_t *damage, *note, *whole = json_object_get (reply, "recoverable");
+  char size[RENDER_SIZE_STRLEN];
+  uint64_t bytes = 0;
+  size_t i;
+
+  (void) render_number (reply, "verified_bytes", &bytes);
+  json_array_foreach (json_object_get (reply, "damage"), i, damage) {
+    const char *file = render_text (damage, "file");
+    const char *what = render_text (damage, "what");
+    uint64_t offset = 0, checkpoint = 0;
+
+    (void) render_number (damage, "offset", &offset);
+    fputs ("damage: ", fp);
+    tool_put_safe (fp, file ? file : "?");
+    fprintf (fp, ": offset %" PRIu64 ": ", offset);
+    tool_put_safe (fp, what ? what : "?");
+    if (render_number (damage, "checkpoint", &checkpoint))
+      fprintf (fp, ": needed by checkpoint %" PRIu64, checkpoint);
+    putc ('\n', fp);
+  }
+  if (json_array_size (json_object_get (reply, "damage")) == 0) {
+    put_outcome (fp, "verified: whole up to", reply);
+    fprintf (fp, "; %s read\n", render_size (bytes, size));
+  }
+  else if (json_is_integer (whole))
+    fprintf (fp, "whole up to checkpoint %" JSON_INTEGER_FORMAT "; %s read\n",
+             json_integer_value (whole), render_size (bytes, size));
+  json_array_foreach (json_object_get (reply, "notes"), i, note) {
+    fputs ("note: ", fp);
+    tool_put_safe (fp, json_string_value (note));
+    putc ('\n', fp);
+  }
 }
 
 void

@@ -77,6 +77,7 @@ look (const struct damage *d)
   struct simdisk *disk = damage_copy (d);
   struct recover_params p = params (d, disk);
   struct recover_result result;
+  struct recover_findings findings = { .ndamage = 0 };
   struct journal_checkpoint *list = NULL;
   struct mcerror err = { 0 };
   size_t n = 0;
@@ -90,8 +91,9 @@ look (const struct damage *d)
   free (list);
   if (recover_dry_run (&p, &result, &err) == -1)
     check_error (&err);
-  if (recover_verify (&p, &result, &err) == -1)
+  if (recover_verify (&p, &result, &findings, &err) == -1)
     check_error (&err);
+  recover_findings_free (&findings);
   HOLDS (simdisk_same (disk, d->disk, WORLD_JOURNAL), "a look has changed the journal");
   HOLDS (same_images (disk, d->disk), "a look has changed an image");
   simdisk_free (disk);

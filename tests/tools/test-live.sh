@@ -141,7 +141,9 @@ run "$recover" --list --json "$j"
 want 0
 is '.checkpoints[-1] | [.id, .label, .bytes]' '[2,"five",4096]'
 run "$recover" --verify "$j"
-want 0 'verified: whole up to checkpoint 2 "five"'
+want 0
+output_has 'verified: whole up to checkpoint 2 "five"'
+output_has "note: $tmp/a.img: No such file"
 run "$recover" "$j"
 want 1 ""
 error_has "--disk=vda:PATH"

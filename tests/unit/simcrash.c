@@ -224,3 +224,23 @@ simdisk_bad (struct simdisk *s, const char *path, uint64_t off, uint64_t len)
   i->bad_off = off;
   i->bad_len = len;
 }
+
+void
+simdisk_copy (struct simdisk *to, const char *name, struct simdisk *from,
+              const char *path)
+{
+  const struct inode *i = simdisk_find (from, path);
+  struct content now = content_share (&i->now);
+  struct inode *n = simdisk_find (to, name);
+
+  assert (from != to || strcmp (name, path) != 0);
+  if (n == NULL)
+    n = simdisk_inode (to, name);
+  assert (n->pending == NULL);
+  free (n->durable_name);
+  n->durable_name = strdup (name);
+  content_free (&n->now);
+  content_free (&n->durable);
+  n->now = now;
+  n->durable = content_share (&now);
+}

@@ -8,7 +8,7 @@
 #include "unit/simdisk.h"
 #include "unit/simpages.h"
 
-#define SIMDISK_FILES 32
+#define SIMDISK_FILES 96
 
 /* A write that was not synced, as whole sectors: what the cache held of them then. */
 struct pending {

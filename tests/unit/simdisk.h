@@ -87,7 +87,9 @@ extern bool simdisk_equals (struct simdisk *s, const char *path,
 /* Does PATH read the same on both? */
 extern bool simdisk_same (struct simdisk *a, struct simdisk *b,
                           const char *path);
-
+/* Give TO the file PATH of FROM as NAME, durably, in place of what it had. */
+extern void simdisk_copy (struct simdisk *to, const char *name,
+                          struct simdisk *from, const char *path);
 extern uint64_t simdisk_ops (struct simdisk *s);
 extern uint64_t simdisk_size (struct simdisk *s, const char *path);
 /* Change the byte at OFF by MASK, durably. */

@@ -369,6 +369,72 @@ START_TEST (both_copies)
 }
 END_TEST
 
+static void
+give_up (struct journal_state *s)
+{
+  s->has_checkpoint = false;
+  s->watermark = s->checkpoint = (struct journal_checkpoint) { .id = 0 };
+  s->watermark.id = s->target = h.epoch - 1;
+}
+
+/* Records are lost at the end of a chunk, or at the beginning of the next one, and the anchors move
+ * on to that: what comes after is all there.
+ */
+START_TEST (hole_between_chunks)
+{
+  static const unsigned lost[][2] = { { 254, 256 }, { 255, 258 }, { 257, 260 } };
+  const unsigned *range = lost[_i % 3];
+  struct journal_damage damage;
+  uint64_t chunk[2];
+  enum journal_took took;
+  image content;
+
+  disk = simdisk_new ();
+  help_init (&h, simdisk_fs (disk), 16 * MIB);
+  help_create (&h);
+  help_open (&h, 8 * MIB, false);
+  ck_assert_int_eq (help_write (&h, 0, 20), 0);
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  while (h.j->log.seq < 250)
+    ck_assert_int_eq (help_record (&h, JOURNAL_REC_STATE, NULL), 0);
+  while (h.j->log.seq < (_i % 3 == 0 ? 257 : 262)) {
+    ck_assert_int_eq (help_write (&h, 40, 1), 0);
+    ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  }
+  chunk[0] = h.j->log.chain[0].chunk;
+  chunk[1] = h.j->log.chain[1].chunk;
+  help_close (&h, true);
+
+  for (unsigned seq = range[0]; seq <= range[1]; seq++)
+    simdisk_flip (disk, JOURNAL, chunk[(seq - 1) / 256] * MIB +
+                  (seq - 1) % 256 * JOURNAL_BLOCK + 100, 1);
+  /* As a server that has failed: nothing is written before the way out. */
+  ck_assert_int_eq (journal_open (h.fs, h.dir, &h.j, NULL), 0);
+  ck_assert_int_eq (journal_start (h.j, 8 * MIB, false, &took, NULL), 0);
+  ck_assert_int_eq (journal_get_damage (h.j, &damage), 1);
+  ck_assert_uint_gt (damage.checkpoint, 1);
+  ck_assert_uint_lt (damage.checkpoint, 13);
+  if (_i < 3)
+    ck_assert_int_eq (help_watermark (&h, h.epoch - 1), 0);
+  else {                        /* a new first copy */
+    ck_assert_int_eq (help_record (&h, JOURNAL_REC_STATE, give_up), 0);
+    ck_assert_int_eq (journal_forget (h.j, h.epoch - 1), 0);
+  }
+  ck_assert_uint_eq (h.j->log.nchain, 1);
+  ck_assert_int_eq (help_write (&h, 30, 5), 0);
+  memcpy (content, h.now, sizeof content);
+  ck_assert_int_eq (help_commit (&h, help_seal (&h), NULL), 0);
+  help_close (&h, true);
+
+  help_open (&h, 8 * MIB, false);
+  ck_assert_msg (journal_get_damage (h.j, &damage) == 0, "%s", damage.what);
+  ck_assert_uint_eq (journal_checkpoints (h.j, list, 64), 2);
+  ck_assert_int_eq (help_replay (&h, 1, list[1].id, h.now, &damage), 0);
+  ck_assert (memcmp (h.now, content, sizeof content) == 0);
+  help_close (&h, true);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -383,6 +449,7 @@ main (void)
   tcase_add_loop_test (t, unreadable, 0, 4);
   tcase_add_test (t, not_ours);
   tcase_add_test (t, both_copies);
+  tcase_add_loop_test (t, hole_between_chunks, 0, 6);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
   failed = srunner_ntests_failed (sr);
