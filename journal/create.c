@@ -80,7 +80,11 @@ create_in_dir (struct journal *j, const struct journal_config *config,
   if (fresh == NULL || final == NULL || acked == NULL ||
       host_boot_id (j->boot_id) == -1)
     return -1;
-  /* Left by one that was killed half way, or by another journal. */
+  /* Left by one that was killed half way, or by another journal.  no_journal has looked at
+   * the mark, and a mark without a name is none.
+   */
+  io_close (j->acked_file);
+  j->acked_file = NULL;
   if ((io_unlink (j->fs, fresh) == -1 && errno != ENOENT) ||
       (io_unlink (j->fs, acked) == -1 && errno != ENOENT))
     return -1;
