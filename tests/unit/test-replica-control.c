@@ -141,7 +141,9 @@ START_TEST (refusals)
   refused (false, "promote", 7, MCEXIT_REFUSED, EPERM, "only on the local control socket");
   refused (false, "shutdown", 8, MCEXIT_REFUSED, EPERM, "only on the local control socket");
   refused (true, "shutdown", 8, MCEXIT_REFUSED, EPERM, "does not take that verb");
-  refused (true, "reset vda@scratch", 17, MCEXIT_REFUSED, EPERM, "scratch");
+  refused (true, "reset vdz@scratch", 17, MCEXIT_USAGE, EINVAL, "no disk");
+  refused (true, "reset vda@latest", 16, MCEXIT_USAGE, EINVAL, "scratch");
+  json_decref (ask ("reset vda@scratch"));
   /* What it quotes of the request need not be UTF-8. */
   refused (true, "promote to=\xff\xe4x", 14, MCEXIT_REFUSED, EIO, "??x");
 
@@ -152,7 +154,7 @@ START_TEST (refusals)
   snprintf (line, sizeof line, "commit epoch=%" PRIu64, cp);
   json_decref (ask (line));
   json_decref (ask ("resync"));
-  refused (true, "commit generation=9", 19, MCEXIT_REFUSED, EPERM, "generation 9");
+  refused (true, "commit generation=9", 19, MCEXIT_REFUSED, ESHUTDOWN, "generation 9");
   snprintf (line, sizeof line, "commit epoch=%" PRIu64, cp + 1);
   refused (true, line, strlen (line), MCEXIT_REFUSED, EPERM, "was discarded");
   refused (true, "commit epoch=999999", 19, MCEXIT_REFUSED, EPERM, "is not sealed");
