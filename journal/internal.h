@@ -454,6 +454,7 @@ extern int acked_write (struct journal *j, uint64_t checkpoint,
                         uint64_t generation, uint64_t seq, uint32_t flags);
 /* 1 found, 0 none or not whole, -1 errno. */
 extern int acked_read (struct journal *j, struct format_acked *acked);
+extern void acked_distrust (struct journal *j);
 extern void *acked_thread_main (void *arg);
 
 /* --- verify.c --- */
