@@ -326,6 +326,37 @@ START_TEST (instance_ahead)
 }
 END_TEST
 
+static int
+failing_sync (struct io_file *file)
+{
+  (void) file;
+  errno = EIO;
+  return -1;
+}
+
+/* What was pushed before may be gone when a sync fails, at the start of the next server, too: then
+ * the region is not believed by the one after that.
+ */
+START_TEST (unsynced)
+{
+  struct io_ops ops = *io_posix.ops;
+  const struct io_fs fs = { .ops = &ops };
+  struct journal *j;
+  enum journal_took took;
+
+  ops.fdatasync = failing_sync;
+  help_open (&w->h, 8 * MIB, true);
+  ck_assert_int_eq (help_write (&w->h, 0, 9), 0);
+  crash ();
+  ck_assert_int_eq (journal_open (&fs, w->h.dir, &j, NULL), -1);
+  ck_assert_int_eq (journal_open (&io_posix, w->h.dir, &j, NULL), 0);
+  ck_assert_int_eq (journal_start (j, 8 * MIB, true, &took, NULL), 0);
+  ck_assert_int_eq (took, JOURNAL_TOOK_BAD);
+  journal_stop (j, true);
+  journal_close (j);
+}
+END_TEST
+
 /* One bit of the region is wrong: what is taken over is right, or nothing is. */
 START_TEST (flipped)
 {
@@ -420,6 +451,7 @@ main (void)
   tcase_add_test (t, spilled);
   tcase_add_test (t, saved_then_killed);
   tcase_add_test (t, instance_ahead);
+  tcase_add_test (t, unsynced);
   tcase_add_test (t, flipped);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
