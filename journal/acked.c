@@ -95,6 +95,26 @@ acked_read (struct journal *j, struct format_acked *a)
          acked_crc (a) == get32 (a->crc);
 }
 
+/* What was written in this boot cannot be synced, and may be gone though it is still read: the mark,
+ * which lives as long as the boot does, knows what was durable before.  One of an
+ * earlier boot may be behind, but then nothing was acknowledged in this one.
+ */
+void
+acked_distrust (struct journal *j)
+{
+  int saved = errno;
+  struct format_acked a;
+
+  if (acked_read (j, &a) == 1 &&
+      memcmp (a.boot_id, j->boot_id, HOST_ID_LEN) == 0) {
+    a.flags = put32 (get32 (a.flags) | FORMAT_ACKED_FAILED);
+    a.crc = put32 (acked_crc (&a));
+    if (io_pwrite (j->acked_file, &a, sizeof a, 0) == 0)
+      (void) io_fdatasync (j->acked_file);
+  }
+  errno = saved;
+}
+
 void
 journal_begin_anew (struct journal *j)
 {

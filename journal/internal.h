@@ -473,6 +473,7 @@ extern int acked_write (struct journal *j, uint64_t checkpoint,
 extern int acked_read (struct journal *j, struct format_acked *acked);
 /* There is none, or it has not even the right size: no crash leaves it so. */
 extern bool acked_is_lost (struct journal *j);
+extern void acked_distrust (struct journal *j);
 extern void *acked_thread_main (void *arg);
 
 /* --- verify.c --- */

@@ -174,10 +174,12 @@ open_files (struct journal *j, struct mcerror *err)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open %s/journal: %m",
                         j->dir);
   /* Records may so far be in the page cache only. */
-  if (file_sync (j) == -1)
-    return mcerror_set (err, MCEXIT_DAMAGE,
-                        "cannot sync %s/journal: %m; nothing in it can be "
-                        "trusted", j->dir);
+  if (file_sync (j) == -1) {
+    mcerror_set (err, MCEXIT_DAMAGE, "cannot sync %s/journal: %m; nothing in it can be "
+                 "trusted", j->dir);
+    acked_distrust (j);         /* a second sync would not fail again */
+    return -1;
+  }
   /* So may the names, when whoever made them was killed in time. */
   if (io_sync_dir (j->fs, j->dir) == -1 || sync_parent (j->fs, j->dir) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot sync the directory %s: %m",

@@ -396,7 +396,8 @@ takeover (struct journal *j, enum journal_took *took)
     staging_reset (j);
     return 0;
   }
-  if (instance != j->state.instance && instance != j->state.instance + 1)
+  if (j->mark_failed ||
+      (instance != j->state.instance && instance != j->state.instance + 1))
     r = bad ();
   else
     r = take (&t);

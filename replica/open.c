@@ -378,7 +378,16 @@ save (struct replica *r)
   }
   commit.epoch = open;
   commit.opaque = &open;
-  return journal_do_commit (r->journal, &commit);
+  if (journal_do_commit (r->journal, &commit) == 0)
+    return 0;
+  if (journal_failed (r->journal)) {
+    /* The next server would find the record, and its data, in the page cache. */
+    int saved = errno;
+
+    journal_note_failed (r->journal);
+    errno = saved;
+  }
+  return -1;
 }
 
 /* The journal has failed, and the next server will know it: what is in memory is of no use. */

@@ -26,7 +26,7 @@ static const char *const scripts[] = {
   /* Failover with a backlog; it drains while it is written to; then a standby again. */
   "wcwcwswpwwrfowfkwowofowwfiRwrfxwcok",
   /* The new copy is cut short, and made again. */
-  "wxwsKxwwcwcwpowwoowB",
+  "wxwsKxwwcwkcwrpowiwoowB",
 };
 #define SCRIPTS (sizeof scripts / sizeof scripts[0])
 

@@ -187,6 +187,74 @@ START_TEST (failure_remembered)
 }
 END_TEST
 
+/* The sync of a clean stop failed, the next server believed what was left of it in the cache, and committed it. */
+START_TEST (stop_that_failed)
+{
+  simdisk_torn (disk, true);
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (put (1, 2), 0);
+  for (unsigned i = 0; i < 3; i++) {
+    simdisk_fail (disk, 2 + i, EIO, false);
+    replica_close (r);
+    server ();
+    if (r->state == JOURNAL_STALE)
+      ck_assert_int_eq (replica_resync (r, false, NULL), 0);
+    ck_assert_int_eq (put (2, 3 + i), 0);
+    ck_assert_int_eq (commit (), 0);
+    recovers ();
+    ck_assert_int_eq (put (3, 4 + i), 0);
+  }
+}
+END_TEST
+
+/* The same of a server that was killed in the middle of a commit, and another that could not sync what it had
+ * left behind, and did not start.
+ */
+static struct simdisk *killed;
+
+static void
+on_kill (void *opaque, enum simdisk_op op)
+{
+  (void) opaque;
+  if (op == SIMDISK_SYNC && killed == NULL)
+    killed = simdisk_crash (disk, SIMDISK_KILL, host_bits);
+}
+
+START_TEST (start_that_failed)
+{
+  server ();
+  ck_assert_int_eq (put (0, 1), 0);
+  ck_assert_int_eq (commit (), 0);
+  if (_i == 1) {
+    ck_assert_int_eq (put (1, 2), 0);
+    simdisk_hook (disk, on_kill, NULL);
+    (void) commit ();
+    simdisk_hook (disk, NULL, NULL);
+    newest--;
+  }
+  else {
+    ck_assert_int_eq (put (1, 2), 0);
+    simdisk_hook (disk, on_kill, NULL);
+  }
+  replica_close (r);
+  r = NULL;
+  simdisk_free (disk);
+  disk = killed;
+  ck_assert_ptr_nonnull (disk);
+  simdisk_torn (disk, true);
+  simdisk_fail (disk, 2, EIO, false);   /* after the lock's signature */
+  ck_assert_int_eq (try_open (), -1);
+  server ();
+  if (r->state == JOURNAL_STALE)
+    ck_assert_int_eq (replica_resync (r, false, NULL), 0);
+  ck_assert_int_eq (put (2, 3), 0);
+  ck_assert_int_eq (commit (), 0);
+  recovers ();
+}
+END_TEST
+
 /* A promoted replica listed the epochs of its own flushes as checkpoints, and the promoted one not. */
 START_TEST (promoted_list)
 {
@@ -326,6 +394,8 @@ main (void)
   tcase_add_test (t, failed_mark);
   tcase_add_loop_test (t, refusal_remembered, 0, 2);
   tcase_add_loop_test (t, failure_remembered, 0, 2);
+  tcase_add_test (t, stop_that_failed);
+  tcase_add_loop_test (t, start_that_failed, 0, 2);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
   tcase_add_test (t, catalog_damaged_in_use);
