@@ -27,5 +27,11 @@ EXTRA_DIST += coverage
 check_PROGRAMS += unit/test-replica-limits
 TESTS += unit/test-replica-limits
 unit_test_replica_limits_SOURCES = $(fuzz_world) unit/test-replica-limits.c $(UNIT_COMMON)
-unit_test_replica_limits_LDFLAGS = $(fuzz_world_wrap) -Wl,--wrap=pthread_create
+unit_test_replica_limits_LDFLAGS = \
+	$(fuzz_world_wrap) \
+	-Wl,--wrap=malloc \
+	-Wl,--wrap=posix_memalign \
+	-Wl,--wrap=pthread_create \
+	-Wl,--wrap=realloc \
+	$(NULL)
 unit_test_replica_limits_LDADD = $(REPLICA_LIBS)

@@ -21,6 +21,54 @@
 
 enum { BACKLOG = 0, WRITTEN = 2, CLEAN = 3, RECOVERED = 7 };    /* of world.c */
 
+/* --- memory --- */
+
+extern bool unit_alloc_fails (void);
+extern void *__real_malloc (size_t size);
+extern void *__wrap_malloc (size_t size);
+extern void *__real_realloc (void *p, size_t size);
+extern void *__wrap_realloc (void *p, size_t size);
+extern int __real_posix_memalign (void **p, size_t align, size_t size);
+extern int __wrap_posix_memalign (void **p, size_t align, size_t size);
+
+/* 0: no allocation fails; else the one that is so far away, and with STICKY all from then on. */
+static unsigned alloc_fails_in;
+static bool alloc_sticky;
+
+/* torture-host.c asks, for calloc and mmap. */
+bool
+unit_alloc_fails (void)
+{
+  if (alloc_fails_in == 0)
+    return false;
+  if (alloc_fails_in > 1) {
+    alloc_fails_in--;
+    return false;
+  }
+  if (!alloc_sticky)
+    alloc_fails_in = 0;
+  errno = ENOMEM;
+  return true;
+}
+
+void *
+__wrap_malloc (size_t size)
+{
+  return unit_alloc_fails () ? NULL : __real_malloc (size);
+}
+
+void *
+__wrap_realloc (void *p, size_t size)
+{
+  return unit_alloc_fails () ? NULL : __real_realloc (p, size);
+}
+
+int
+__wrap_posix_memalign (void **p, size_t align, size_t size)
+{
+  return unit_alloc_fails () ? ENOMEM : __real_posix_memalign (p, align, size);
+}
+
 /* --- threads --- */
 
 extern int __real_pthread_create (pthread_t *thread, const pthread_attr_t *attr,
@@ -480,6 +528,76 @@ START_TEST (recovery_faults)
 }
 END_TEST
 
+/* The files of the simulated disk are no memory of recovery's. */
+static struct io_ops spared;
+
+#define SPARED(type, name, decl, args)                            \
+  static type                                                           \
+  spared_##name decl                                                    \
+  {                                                                     \
+    unsigned kept = alloc_fails_in;                                     \
+    type result;                                                        \
+                                                                        \
+    alloc_fails_in = 0;                                                 \
+    result = simdisk_fs (disk)->ops->name args;                         \
+    alloc_fails_in = kept;                                              \
+    return result;                                                      \
+  }
+
+SPARED (int, open, (const struct io_fs *fs, const char *path, int flags, mode_t mode,
+                        struct io_file **file), (fs, path, flags, mode, file))
+SPARED (ssize_t, pwritev, (struct io_file *file, const struct iovec *iov, int n,
+                               uint64_t off), (file, iov, n, off))
+SPARED (int, fdatasync, (struct io_file *file), (file))
+SPARED (int, fallocate, (struct io_file *file, int mode, uint64_t off, uint64_t len),
+        (file, mode, off, len))
+SPARED (int, truncate, (struct io_file *file, uint64_t size), (file, size))
+SPARED (int, sync_dir, (const struct io_fs *fs, const char *path), (fs, path))
+
+/* Each allocation of a recovery fails: once, or it and all that come after it. */
+START_TEST (recovery_memory)
+{
+  static const unsigned which[] = { BACKLOG, WRITTEN, CLEAN };
+  const struct world *w = world_get (which[_i / 2]);
+  unsigned n;
+
+  host_reset (82, true);
+  for (n = 1; ; n++) {
+    struct simdisk *d = world_copy (w->disk);
+    struct io_fs fs = { .ops = &spared, .opaque = simdisk_fs (d)->opaque };
+    struct recover_params p = { .fs = &fs, .dir = WORLD_DIR };
+    struct recover_result result;
+    bool reached;
+    int first;
+
+    spared = *simdisk_fs (d)->ops;
+    spared.open = spared_open;
+    spared.pwritev = spared_pwritev;
+    spared.fdatasync = spared_fdatasync;
+    spared.fallocate = spared_fallocate;
+    spared.truncate = spared_truncate;
+    spared.sync_dir = spared_sync_dir;
+    alloc_sticky = _i % 2;
+    alloc_fails_in = n;
+    first = recover_run (&p, &result, &err);
+    reached = alloc_fails_in < 2;
+    alloc_fails_in = 0;
+    if (first == -1)
+      ck_assert_msg (err.code == MCEXIT_USAGE || err.code == MCEXIT_PARTIAL,
+                     "%u: code %d: %s", n, (int) err.code, err.text);
+    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%u: %s", n, err.text);
+    ck_assert_uint_eq (result.checkpoint.id, w->final.id);
+    ck_assert_msg (world_images_are (d, &w->final), "allocation %u failed: the images", n);
+    simdisk_free (d);
+    if (!reached)
+      break;
+  }
+  ck_assert_uint_gt (n, 20);
+  printf ("TRIED invariant=6 test=unit/test-replica-limits what=\"allocations of a recovery that failed\" n=%u\n",
+          n - 1);
+}
+END_TEST
+
 /* --- small things --- */
 
 START_TEST (text)
@@ -526,6 +644,7 @@ main (void)
   tcase_add_test (t, many_sealed);
   tcase_add_test (t, damaged_read);
   tcase_add_loop_test (t, recovery_faults, 0, 6);
+  tcase_add_loop_test (t, recovery_memory, 0, 6);
   tcase_add_test (t, text);
   suite_add_tcase (s, t);
   return unit_run (s);

@@ -41,6 +41,15 @@ extern void *__wrap_calloc (size_t n, size_t size);
 extern void __real_free (void *p);
 extern void __wrap_free (void *p);
 
+/* Only some programs let allocations fail. */
+extern bool unit_alloc_fails (void) __attribute__ ((weak));
+
+static bool
+fails (void)
+{
+  return unit_alloc_fails && unit_alloc_fails ();
+}
+
 static __thread uint64_t stream;
 static __thread unsigned boot;
 static _Atomic unsigned boots;
@@ -160,6 +169,8 @@ __wrap_mmap (void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
   void *p = NULL;
 
+  if (fails ())
+    return MAP_FAILED;
   if (fd == -1 && len >= POOL_MIN && (p = pool_get (len)) != NULL) {
     if (len % SLOT_SIZE == JOURNAL_BLOCK) {
       /* A staging region: its header and its buffers' are to be zero. */
@@ -203,6 +214,8 @@ static uint8_t zeroes[1 << 20];
 void *
 __wrap_calloc (size_t n, size_t size)
 {
+  if (fails ())
+    return NULL;
   return n * size == sizeof zeroes ? zeroes : __real_calloc (n, size);
 }
 
