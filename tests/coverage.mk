@@ -23,3 +23,15 @@ unit_test_replica_open_LDFLAGS = $(fuzz_world_wrap)
 unit_test_replica_open_LDADD = $(REPLICA_LIBS)
 
 EXTRA_DIST += coverage
+
+check_PROGRAMS += unit/test-replica-limits
+TESTS += unit/test-replica-limits
+unit_test_replica_limits_SOURCES = $(fuzz_world) unit/test-replica-limits.c $(UNIT_COMMON)
+unit_test_replica_limits_LDFLAGS = \
+	$(fuzz_world_wrap) \
+	-Wl,--wrap=malloc \
+	-Wl,--wrap=posix_memalign \
+	-Wl,--wrap=pthread_create \
+	-Wl,--wrap=realloc \
+	$(NULL)
+unit_test_replica_limits_LDADD = $(REPLICA_LIBS)

@@ -31,7 +31,7 @@ $(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
 fuzz-merge: $(fuzz_programs)
 	@for f in $(FUZZERS); do \
 	    $(MKDIR_P) fuzz/found/$$f && \
-	    fuzz/fuzz-$$f -merge=1 $(srcdir)/fuzz/corpus/$$f fuzz/found/$$f || exit; \
+	    fuzz/fuzz-$$f -merge=1 -use_counters=0 $(srcdir)/fuzz/corpus/$$f fuzz/found/$$f || exit; \
 	done
 EXTRA_DIST += fuzz/corpus fuzz/seeds.py
 

@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What a replica makes of a host that lacks something: threads, room in the journal, O_DIRECT,
+ * fallocate, holes; and of requests that come in the wrong moment.
+ */
+#include "config.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+
+#include <check.h>
+#include <jansson.h>
+
+#include "common/bytes.h"
+#include "fuzz/fuzz.h"
+#include "fuzz/world.h"
+#include "journal/internal.h"
+#include "replica/json.h"
+#include "unit/torture.h"
+#include "unit/unit.h"
+
+enum { BACKLOG = 0, WRITTEN = 2, CLEAN = 3, RECOVERED = 7 };    /* of world.c */
+
+/* --- memory --- */
+
+extern bool unit_alloc_fails (void);
+extern void *__real_malloc (size_t size);
+extern void *__wrap_malloc (size_t size);
+extern void *__real_realloc (void *p, size_t size);
+extern void *__wrap_realloc (void *p, size_t size);
+extern int __real_posix_memalign (void **p, size_t align, size_t size);
+extern int __wrap_posix_memalign (void **p, size_t align, size_t size);
+
+/* 0: no allocation fails; else the one that is so far away, and with STICKY all from then on. */
+static unsigned alloc_fails_in;
+static bool alloc_sticky;
+
+/* torture-host.c asks, for calloc and mmap. */
+bool
+unit_alloc_fails (void)
+{
+  if (alloc_fails_in == 0)
+    return false;
+  if (alloc_fails_in > 1) {
+    alloc_fails_in--;
+    return false;
+  }
+  if (!alloc_sticky)
+    alloc_fails_in = 0;
+  errno = ENOMEM;
+  return true;
+}
+
+void *
+__wrap_malloc (size_t size)
+{
+  return unit_alloc_fails () ? NULL : __real_malloc (size);
+}
+
+void *
+__wrap_realloc (void *p, size_t size)
+{
+  return unit_alloc_fails () ? NULL : __real_realloc (p, size);
+}
+
+int
+__wrap_posix_memalign (void **p, size_t align, size_t size)
+{
+  return unit_alloc_fails () ? ENOMEM : __real_posix_memalign (p, align, size);
+}
+
+/* --- threads --- */
+
+extern int __real_pthread_create (pthread_t *thread, const pthread_attr_t *attr,
+                                  void *(*fn) (void *), void *arg);
+extern int __wrap_pthread_create (pthread_t *thread, const pthread_attr_t *attr,
+                                  void *(*fn) (void *), void *arg);
+
+static unsigned threads_left = UINT32_MAX;
+
+int
+__wrap_pthread_create (pthread_t *thread, const pthread_attr_t *attr,
+                       void *(*fn) (void *), void *arg)
+{
+  if (threads_left == 0)
+    return EAGAIN;
+  threads_left--;
+  return __real_pthread_create (thread, attr, fn, arg);
+}
+
+static struct simdisk *disk;
+static struct replica *r;
+static struct mcerror err;
+
+static void
+setup (void)
+{
+  (void) world_get (BACKLOG);
+  (void) world_get (WRITTEN);
+  (void) world_get (CLEAN);
+  (void) world_get (RECOVERED);
+  host_reset (81, false);
+  host_boot (0);
+  disk = world_copy (world_get (CLEAN)->disk);
+}
+
+static void
+teardown (void)
+{
+  simdisk_free (disk);
+}
+
+static void
+start (void)
+{
+  r = world_open (disk, &err);
+  ck_assert_msg (r != NULL, "%s", err.text);
+}
+
+/* Whichever thread cannot be had: an error, and an end. */
+START_TEST (no_threads)
+{
+  unsigned n;
+
+  for (n = 0; ; n++) {
+    int result;
+
+    start ();
+    r->by_hand = false;
+    threads_left = n;
+    result = replica_run (r);
+    threads_left = UINT32_MAX;
+    if (result == -1)
+      ck_assert_int_eq (errno, EAGAIN);
+    replica_close (r);
+    if (result == 0)
+      break;
+  }
+  ck_assert_uint_eq (n, 6);     /* pushing twice, zeroing, the mark; writing out, the house */
+}
+END_TEST
+
+/* --- room --- */
+
+static struct replica_export
+inlet (unsigned number)
+{
+  return (struct replica_export) { .disk = number, .fence = r->fence };
+}
+
+/* Uncommitted epochs alone fill the journal: an error, stale, and the checkpoint stays. */
+START_TEST (full_of_data)
+{
+  static uint8_t block[65536];
+  struct replica_export x;
+  struct recover_params p = { .dir = WORLD_DIR };
+  struct recover_result result;
+  unsigned n = 0;
+
+  host_reset (83, true);        /* nobody writes out: it does not wait long */
+  start ();
+  x = inlet (0);
+  memset (block, 7, sizeof block);
+  while (replica_pwrite (r, &x, block, sizeof block, 0, 0) == 0)
+    ck_assert_uint_lt (++n, 1000);
+  ck_assert_int_eq (errno, ENOSPC);
+  ck_assert_int_eq (r->state, JOURNAL_STALE);
+  ck_assert (strstr (r->reason, "journal is full") != NULL);
+  ck_assert_int_eq (replica_pwrite (r, &x, block, 512, 0, 0), -1);
+  ck_assert_int_eq (errno, EIO);
+  replica_close (r);
+  p.fs = simdisk_fs (disk);
+  ck_assert_msg (recover_run (&p, &result, &err) == 0, "%s", err.text);
+  ck_assert (world_images_are (disk, &world_get (CLEAN)->final));
+}
+END_TEST
+
+/* The same by descriptors alone, which need no data. */
+START_TEST (full_of_descriptors)
+{
+  struct replica_export x;
+  unsigned n = 0;
+
+  host_reset (83, true);        /* nobody writes out: it does not wait long */
+  start ();
+  x = inlet (0);
+  while (replica_zero (r, &x, 512, n % 100 * 512, 0) == 0)
+    ck_assert_uint_lt (++n, 2000000);
+  ck_assert_int_eq (errno, ENOSPC);
+  ck_assert_int_eq (r->state, JOURNAL_STALE);
+  replica_close (r);
+}
+END_TEST
+
+/* A writer waits for write-out, while there is some. */
+START_TEST (waits_for_writeout)
+{
+  static uint8_t block[65536];
+  struct replica_export x;
+  struct commit_answer a;
+
+  start ();
+  r->by_hand = false;
+  EXPECT (replica_run (r) == 0);
+  x = inlet (0);
+  for (unsigned i = 0; i < 600; i++) {
+    memset (block, i, sizeof block);
+    ck_assert_msg (replica_pwrite (r, &x, block, sizeof block, 0, 0) == 0, "%s", r->reason);
+    if (i % 40 == 39)
+      EXPECT (replica_commit (r, &(struct commit_request) { 0 }, &a, NULL) == 0);
+  }
+  replica_close (r);
+}
+END_TEST
+
+/* Pieces of more than a list of them holds at first. */
+START_TEST (large_request)
+{
+  const uint64_t size = 24 << 20;
+  struct replica_disk_params d = { .name = "vda", .path = "/sim/large.img",
+                                   .create = true, .size = size };
+  struct replica_params p = { .fs = simdisk_fs (disk), .dir = "/sim/large",
+                              .disks = &d, .ndisks = 1, .journal_size = 64 << 20,
+                              .buffer = 8 << 20, .baseline_trusted = true };
+  uint8_t *data = malloc (size), *got = malloc (size);
+  struct replica_export x = { .disk = 0 };
+
+  EXPECT (data && got);
+  for (uint64_t i = 0; i < size; i++)
+    data[i] = i * 31 >> 7;
+  ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
+  r->by_hand = true;
+  EXPECT (replica_pwrite (r, &x, data, size - 3, 3, 0) == 0);
+  EXPECT (replica_pread (r, &x, got, size - 3, 3) == 0);
+  ck_assert (memcmp (data, got, size - 3) == 0);
+  EXPECT (replica_pread (r, &x, got, 0, 0) == 0);
+  replica_close (r);
+  free (data);
+  free (got);
+}
+END_TEST
+
+/* --- a poorer host --- */
+
+static struct io_ops poor;
+static struct io_fs poor_fs;
+static int seek_error, fallocate_error, direct_error;
+
+static int
+poor_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
+           struct io_file **file)
+{
+  if (flags & O_DIRECT && direct_error) {
+    errno = direct_error;
+    return -1;
+  }
+  return simdisk_fs (disk)->ops->open (fs, path, flags, mode, file);
+}
+
+static int
+poor_fallocate (struct io_file *file, int mode, uint64_t off, uint64_t len)
+{
+  if (fallocate_error) {
+    errno = fallocate_error;
+    return -1;
+  }
+  return simdisk_fs (disk)->ops->fallocate (file, mode, off, len);
+}
+
+static off_t
+poor_seek (struct io_file *file, uint64_t off, int whence)
+{
+  if (seek_error) {
+    errno = seek_error;
+    return -1;
+  }
+  return simdisk_fs (disk)->ops->seek (file, off, whence);
+}
+
+static struct replica_params
+on_poor_host (struct replica_disk_params *d)
+{
+  poor = *simdisk_fs (disk)->ops;
+  poor.open = poor_open;
+  poor.fallocate = poor_fallocate;
+  poor.seek = poor_seek;
+  poor_fs = (struct io_fs) { .ops = &poor, .opaque = simdisk_fs (disk)->opaque };
+  *d = (struct replica_disk_params) { .name = "vda", .path = "/sim/poor.img",
+                                      .create = true, .size = 1 << 20 };
+  return (struct replica_params) { .fs = &poor_fs, .dir = "/sim/poor", .disks = d,
+                                   .ndisks = 1, .journal_size = JOURNAL_MIN_SIZE,
+                                   .buffer = 8 << 20 };
+}
+
+static int
+count_extents (void *opaque, uint64_t offset, uint64_t length, bool hole,
+               bool zero)
+{
+  (void) offset;
+  (void) hole;
+  (void) zero;
+  *(uint64_t *) opaque += length;
+  return 0;
+}
+
+/* No O_DIRECT, no fallocate, no SEEK_HOLE: slower, and right. */
+START_TEST (poor_host)
+{
+  struct replica_disk_params d;
+  struct replica_params p = on_poor_host (&d);
+  struct replica_export x = { .disk = 0 };
+  uint64_t length = 0;
+  uint8_t block[8192];
+
+  direct_error = EINVAL;
+  fallocate_error = EOPNOTSUPP;
+  seek_error = EINVAL;
+  ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
+  r->by_hand = true;
+  memset (block, 9, sizeof block);
+  EXPECT (replica_pwrite (r, &x, block, sizeof block, 4096, REPLICA_FUA) == 0);
+  ck_assert_int_eq (replica_zero (r, &x, 4096, 8192, REPLICA_FAST_ZERO), -1);
+  ck_assert_int_eq (errno, ENOTSUP);
+  EXPECT (replica_zero (r, &x, 4096, 8192, REPLICA_MAY_TRIM) == 0);
+  EXPECT (replica_extents (r, &x, 1 << 20, 0, count_extents, &length) == 0);
+  ck_assert_uint_eq (length, 1 << 20);
+  EXPECT (replica_pread (r, &x, block, sizeof block, 4096) == 0);
+  ck_assert_int_eq (block[4095], 9);
+  ck_assert_int_eq (block[4096], 0);
+  replica_close (r);
+  /* And from there on. */
+  ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
+  replica_close (r);
+}
+END_TEST
+
+/* What is worse than poor is an error that says so. */
+START_TEST (broken_host)
+{
+  struct replica_disk_params d;
+  struct replica_params p = on_poor_host (&d);
+  struct replica_export x = { .disk = 0 };
+  uint64_t length = 0;
+
+  fallocate_error = ENOSPC;
+  ck_assert_int_eq (replica_open (&p, &r, &err), -1);
+  ck_assert_msg (err.text[0] != '\0', "%s", err.text);
+  fallocate_error = 0;
+  ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
+  r->by_hand = true;
+  seek_error = EIO;
+  ck_assert_int_eq (replica_extents (r, &x, 1 << 20, 0, count_extents, &length), -1);
+  ck_assert_int_eq (errno, EIO);
+  replica_close (r);
+  seek_error = 0;
+  direct_error = EIO;
+  ck_assert_int_eq (replica_open (&p, &r, &err), -1);
+  ck_assert (strstr (err.text, "/sim/poor/journal") != NULL);
+}
+END_TEST
+
+/* --- moments --- */
+
+/* A connection from before a promote, or a resync, is told so. */
+START_TEST (old_connections)
+{
+  struct replica_export before, after, with;
+  struct promote_answer a;
+  char text[512];
+  uint8_t block[512] = { 0 };
+
+  start ();
+  EXPECT (replica_find_export (r, "vda", &before) == 0);
+  EXPECT (replica_find_export (r, "vda@g1", &with) == 0);
+  ck_assert_int_eq (replica_pwrite (r, &with, block, 512, 0, 0), 0);
+  EXPECT (replica_promote (r, NULL, &a, NULL) == 0);
+  ck_assert_int_eq (replica_pwrite (r, &before, block, 512, 0, 0), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  replica_explain (r, &before, errno, text, sizeof text);
+  ck_assert_msg (strstr (text, "generation 2") != NULL, "%s", text);
+  ck_assert_int_eq (replica_pread (r, &with, block, 512, 0), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  EXPECT (replica_find_export (r, "vda@promoted", &after) == 0);
+  EXPECT (replica_pwrite (r, &after, block, 512, 0, 0) == 0);
+
+  EXPECT (replica_resync (r, true, NULL) == 0);
+  ck_assert_int_eq (replica_pwrite (r, &after, block, 512, 0, 0), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  ck_assert_int_eq (replica_pwrite (r, &before, block, 512, 0, 0), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  replica_explain (r, &before, errno, text, sizeof text);
+  ck_assert_msg (strstr (text, "resync") != NULL, "%s", text);
+  replica_close (r);
+}
+END_TEST
+
+/* A server that is stopping takes nothing more. */
+START_TEST (stopping)
+{
+  struct replica_export x;
+  struct commit_answer c;
+  struct promote_answer a;
+  uint8_t block[512] = { 0 };
+  uint64_t sealed;
+
+  start ();
+  x = inlet (0);
+  {
+    SCOPED_LOCK (&r->lock);
+    r->stopping = true;
+  }
+  ck_assert_int_eq (replica_pwrite (r, &x, block, 512, 0, 0), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  ck_assert_int_eq (replica_commit (r, &(struct commit_request) { 0 }, &c, &err), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  ck_assert_int_eq (replica_promote (r, NULL, &a, &err), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  ck_assert_int_eq (replica_resync (r, false, &err), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  ck_assert_int_eq (replica_seal (r, &sealed, &err), -1);
+  ck_assert_int_eq (errno, ESHUTDOWN);
+  {
+    SCOPED_LOCK (&r->lock);
+    r->stopping = false;
+  }
+  replica_stop (r);
+  replica_stop (r);             /* a second time: nothing */
+  replica_close (r);
+}
+END_TEST
+
+/* More sealed epochs than there are spares, over a clean stop. */
+START_TEST (many_sealed)
+{
+  struct replica_export x;
+  uint8_t block[512] = { 1 }, got[512];
+  uint64_t sealed = 0, first = 0;
+  struct commit_answer a;
+
+  start ();
+  x = inlet (1);
+  for (unsigned i = 0; i < 9; i++) {
+    block[0] = i;
+    EXPECT (replica_pwrite (r, &x, block, 512, i * 512, 0) == 0);
+    EXPECT (replica_seal (r, &sealed, NULL) == 0);
+    if (i == 0)
+      first = sealed;
+    EXPECT (replica_seal (r, &sealed, NULL) == 0);      /* an empty one, too */
+  }
+  replica_close (r);
+  start ();
+  x = inlet (1);
+  ck_assert_uint_eq (speculation_open_number (r->spec), sealed + 1);
+  for (unsigned i = 0; i < 9; i++) {
+    EXPECT (replica_pread (r, &x, got, 512, i * 512) == 0);
+    ck_assert_uint_eq (got[0], i);
+  }
+  EXPECT (replica_commit (r, &(struct commit_request) { .has_epoch = true, .epoch = first + 4 },
+                          &a, &err) == 0);
+  ck_assert_uint_eq (a.checkpoint, first + 4);
+  replica_close (r);
+}
+END_TEST
+
+/* A block that a reader finds damaged: EIO, and the replica has failed. */
+START_TEST (damaged_read)
+{
+  static uint8_t buf[60000];
+  struct replica_export x;
+  uint32_t data = 0;
+
+  simdisk_free (disk);
+  disk = world_copy (world_get (CLEAN)->disk);
+  start ();
+  x = inlet (0);
+  for (uint32_t c = 1; c < r->journal->nchunks && data == 0; c++)
+    if (r->journal->chunks[c].kind == CHUNK_DATA)
+      data = c;
+  EXPECT (replica_pread (r, &x, buf, sizeof buf, 0) == 0);
+  for (unsigned b = 0; b < 64; b++)
+    simdisk_flip (disk, WORLD_JOURNAL, (uint64_t) data * JOURNAL_CHUNK +
+                  b * JOURNAL_BLOCK + 7, 1);
+  ck_assert_int_eq (replica_pread (r, &x, buf, sizeof buf, 0), -1);
+  ck_assert_int_eq (errno, EIO);
+  ck_assert_int_eq (r->state, JOURNAL_FAILED);
+  replica_close (r);
+}
+END_TEST
+
+/* --- recovery that is cut short --- */
+
+/* Each write and sync of it fails once; then it goes on, to the same end. */
+START_TEST (recovery_faults)
+{
+  static const unsigned which[] = { BACKLOG, WRITTEN, CLEAN };
+  static const int error[] = { EIO, ENOSPC };
+  const struct world *w = world_get (which[_i / 2]);
+  unsigned tried = 0;
+
+  host_reset (82, true);
+  for (unsigned n = 1; ; n++) {
+    struct simdisk *d = world_copy (w->disk);
+    struct recover_params p = { .fs = simdisk_fs (d), .dir = WORLD_DIR };
+    struct recover_result result;
+    uint64_t before = simdisk_ops (d);
+    bool reached;
+    int first;
+
+    simdisk_fail (d, n, error[_i % 2], false);
+    first = recover_run (&p, &result, &err);
+    reached = simdisk_ops (d) - before >= n;
+    if (first == -1)
+      ck_assert_msg (err.code == MCEXIT_USAGE || err.code == MCEXIT_DAMAGE ||
+                     err.code == MCEXIT_PARTIAL, "%u: code %d: %s", n,
+                     (int) err.code, err.text);
+    simdisk_fail (d, 0, 0, false);
+    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%u: %s", n, err.text);
+    ck_assert_uint_eq (result.checkpoint.id, w->final.id);
+    ck_assert_msg (world_images_are (d, &w->final), "operation %u failed: the images", n);
+    simdisk_free (d);
+    if (!reached)
+      break;
+    tried++;
+  }
+  ck_assert_uint_gt (tried, 10);
+  printf ("TRIED invariant=6,7 test=unit/test-replica-limits what=\"operations of a recovery that failed\" n=%u\n",
+          tried);
+}
+END_TEST
+
+/* The files of the simulated disk are no memory of recovery's. */
+static struct io_ops spared;
+
+#define SPARED(type, name, decl, args)                            \
+  static type                                                           \
+  spared_##name decl                                                    \
+  {                                                                     \
+    unsigned kept = alloc_fails_in;                                     \
+    type result;                                                        \
+                                                                        \
+    alloc_fails_in = 0;                                                 \
+    result = simdisk_fs (disk)->ops->name args;                         \
+    alloc_fails_in = kept;                                              \
+    return result;                                                      \
+  }
+
+SPARED (int, open, (const struct io_fs *fs, const char *path, int flags, mode_t mode,
+                        struct io_file **file), (fs, path, flags, mode, file))
+SPARED (ssize_t, pwritev, (struct io_file *file, const struct iovec *iov, int n,
+                               uint64_t off), (file, iov, n, off))
+SPARED (int, fdatasync, (struct io_file *file), (file))
+SPARED (int, fallocate, (struct io_file *file, int mode, uint64_t off, uint64_t len),
+        (file, mode, off, len))
+SPARED (int, truncate, (struct io_file *file, uint64_t size), (file, size))
+SPARED (int, sync_dir, (const struct io_fs *fs, const char *path), (fs, path))
+
+/* Each allocation of a recovery fails: once, or it and all that come after it. */
+START_TEST (recovery_memory)
+{
+  static const unsigned which[] = { BACKLOG, WRITTEN, CLEAN };
+  const struct world *w = world_get (which[_i / 2]);
+  unsigned n;
+
+  host_reset (82, true);
+  for (n = 1; ; n++) {
+    struct simdisk *d = world_copy (w->disk);
+    struct io_fs fs = { .ops = &spared, .opaque = simdisk_fs (d)->opaque };
+    struct recover_params p = { .fs = &fs, .dir = WORLD_DIR };
+    struct recover_result result;
+    bool reached;
+    int first;
+
+    spared = *simdisk_fs (d)->ops;
+    spared.open = spared_open;
+    spared.pwritev = spared_pwritev;
+    spared.fdatasync = spared_fdatasync;
+    spared.fallocate = spared_fallocate;
+    spared.truncate = spared_truncate;
+    spared.sync_dir = spared_sync_dir;
+    alloc_sticky = _i % 2;
+    alloc_fails_in = n;
+    first = recover_run (&p, &result, &err);
+    reached = alloc_fails_in < 2;
+    alloc_fails_in = 0;
+    if (first == -1)
+      ck_assert_msg (err.code == MCEXIT_USAGE || err.code == MCEXIT_PARTIAL,
+                     "%u: code %d: %s", n, (int) err.code, err.text);
+    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%u: %s", n, err.text);
+    ck_assert_uint_eq (result.checkpoint.id, w->final.id);
+    ck_assert_msg (world_images_are (d, &w->final), "allocation %u failed: the images", n);
+    simdisk_free (d);
+    if (!reached)
+      break;
+  }
+  ck_assert_uint_gt (n, 20);
+  printf ("TRIED invariant=6 test=unit/test-replica-limits what=\"allocations of a recovery that failed\" n=%u\n",
+          n - 1);
+}
+END_TEST
+
+/* --- small things --- */
+
+START_TEST (text)
+{
+  static const struct { const char *bytes, *text; } pairs[] = {
+    { "plain", "plain" }, { "gr\303\274n", "gr\303\274n" },
+    { "\xe2\x82\xac", "\xe2\x82\xac" }, { "\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80" },
+    { "\xe0\x80\x80", "???" },  /* longer than it has to be */
+    { "\xed\xa0\x80", "???" },  /* a surrogate */
+    { "\xf0\x80\x80\x80", "????" }, { "\xf4\x90\x80\x80", "????" },
+    { "\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf" },
+    { "a\xe2\x82", "a??" }, { "\xe2\x82x", "??x" }, { "\xc3", "?" },
+    { "\xf0\x9f\x98", "???" }, { "\xc0\xaf", "??" },
+  };
+
+  for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+    json_t *json = json_text (pairs[i].bytes);
+
+    ck_assert_ptr_nonnull (json);
+    ck_assert_str_eq (json_string_value (json), pairs[i].text);
+    json_decref (json);
+  }
+  ck_assert_str_eq (replica_state_word ((enum journal_replica_state) 77), "unknown");
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("replica");
+  TCase *t = tcase_create ("limits");
+
+  tcase_add_checked_fixture (t, setup, teardown);
+  tcase_set_timeout (t, 120);
+  tcase_add_test (t, no_threads);
+  tcase_add_test (t, full_of_data);
+  tcase_add_test (t, full_of_descriptors);
+  tcase_add_test (t, waits_for_writeout);
+  tcase_add_test (t, large_request);
+  tcase_add_test (t, poor_host);
+  tcase_add_test (t, broken_host);
+  tcase_add_test (t, old_connections);
+  tcase_add_test (t, stopping);
+  tcase_add_test (t, many_sealed);
+  tcase_add_test (t, damaged_read);
+  tcase_add_loop_test (t, recovery_faults, 0, 6);
+  tcase_add_loop_test (t, recovery_memory, 0, 6);
+  tcase_add_test (t, text);
+  suite_add_tcase (s, t);
+  return unit_run (s);
+}
