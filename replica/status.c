@@ -76,7 +76,7 @@ latency_json (uint64_t *latency, unsigned n)
 /* What is read under the lock in one go. */
 struct snapshot {
   enum journal_replica_state state;
-  char reason[256], wo_error[256];
+  char reason[512], wo_error[256];
   uint64_t generation, open, written_out;
   bool has_checkpoint, direct;
   uint64_t fresh;               /* a bit for each disk that no checkpoint has */
