@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 # pylint: disable=wrong-import-position
 import nbd
 
-from libmcbuf import (DEADLINE, KiB, MiB, PRELOAD, REFUSED, SLOW, WRAPPER, Disk, Server,
+from libmcbuf import (DEADLINE, KiB, MiB, PRELOAD, REFUSED, SLOW, WRAPPER, Disk, Faults, Server,
                       StartError, check, done, equal, main, nbd_errno, poll, random_data,
                       read_all, read_file, refused, same, seeded, skip, sparse_file, tool)
 from libstore import Store
@@ -276,7 +276,20 @@ def test_journal_no_room(test):
             Server(test, image, "journal=" + mount + "/j", "journal-size=32M", "buffer=8M")
             check(False, "a journal larger than its file system was made")
         except StartError as error:
-            check("No space" in str(error) and "journal" in str(error), error)
+            check("No space" in str(error) and "journal-size=" in str(error), error)
+        free = os.statvfs(mount).f_bfree * os.statvfs(mount).f_bsize
+        check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
+        # Here the file system says that there is room, and then there is none.
+        faults = Faults(test)
+        faults.fail("pwrite", "journal.new", errno.ENOSPC)
+        try:
+            Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
+                   env=faults.env, preload=faults.preload)
+            check(False, "a journal was made without room for it")
+        except StartError as error:
+            check("No space" in str(error) and "journal-size=" in str(error), error)
+        free = os.statvfs(mount).f_bfree * os.statvfs(mount).f_bsize
+        check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
         server = Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
                         "baseline=trusted")
         with open(mount + "/full", "wb") as f:
