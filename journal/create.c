@@ -112,6 +112,19 @@ create_in_dir (struct journal *j, const struct journal_config *config,
   return 0;
 }
 
+/* What could not be made shall not fill the file system. */
+static void
+clean_up (struct journal *j)
+{
+  int saved = errno;
+  CLEANUP_FREE char *fresh = path_join (j->dir, NEW_NAME);
+
+  /* If it cannot be removed, the next journal_create does it. */
+  if (fresh)
+    (void) io_unlink (j->fs, fresh);
+  errno = saved;
+}
+
 int
 sync_parent (const struct io_fs *fs, const char *dir)
 {
@@ -167,14 +180,15 @@ journal_create (const struct io_fs *fs, const char *dir,
     errno = EEXIST;
     r = -1;
   }
-  if (r == 0)
-    r = create_in_dir (j, config, state);
+  if (r == 0 && (r = create_in_dir (j, config, state)) == -1)
+    clean_up (j);
   if (r == 0)
     r = sync_parent (fs, dir);
   if (r == -1)
     mcerror_set (err, MCEXIT_USAGE,
-                 "cannot make a journal of %llu bytes in %s: %m",
-                 (unsigned long long) config->size, dir);
+                 "cannot make a journal of %llu bytes in %s: %m%s",
+                 (unsigned long long) config->size, dir,
+                 errno == ENOSPC ? ": make journal-size= smaller, or room" : "");
   journal_destroy (j);
   return r;
 }

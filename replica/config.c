@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "replica/internal.h"
 
@@ -71,6 +72,34 @@ check_directory (const struct io_fs *fs, const char *dir, struct mcerror *err)
   return result;
 }
 
+/* Is there room for SIZE bytes in DIR, which may not exist yet?  Allocating what does not fit would
+ * fill the file system for as long as that takes.
+ */
+static int
+check_room (const struct io_fs *fs, const char *dir, uint64_t size,
+            struct mcerror *err)
+{
+  CLEANUP_FREE char *parent = strdup (dir);
+  char *slash = parent ? strrchr (parent, '/') : NULL;
+  struct statvfs st;
+  uint64_t room;
+
+  if (fs != &io_posix || parent == NULL)
+    return 0;
+  if (slash)
+    slash[slash == parent] = '\0';
+  if (statvfs (dir, &st) == -1 &&
+      statvfs (slash ? parent : ".", &st) == -1)
+    return 0;                   /* whatever is wrong, making it says so */
+  room = (uint64_t) st.f_bfree * st.f_frsize;
+  if (size <= room)
+    return 0;
+  errno = ENOSPC;
+  return mcerror_set (err, MCEXIT_USAGE,
+                      "cannot make a journal of %" PRIu64 " bytes in %s: %m: its file system has %" PRIu64
+                      " bytes free: make journal-size= smaller, or room", size, dir, room);
+}
+
 int
 replica_create (struct replica *r, const struct replica_params *params,
         struct mcerror *err)
@@ -82,7 +111,8 @@ replica_create (struct replica *r, const struct replica_params *params,
   struct journal_state state = { .state = JOURNAL_SYNCING, .generation = 1,
                                  .clean = true, .epoch = 1 };
 
-  if (check_directory (params->fs, params->dir, err) == -1)
+  if (check_directory (params->fs, params->dir, err) == -1 ||
+      check_room (params->fs, params->dir, config.size, err) == -1)
     return -1;
   if (disks == NULL || host_random (config.id, sizeof config.id) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot make a new journal: %m");

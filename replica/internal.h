@@ -83,7 +83,7 @@ struct replica {
   pthread_cond_t chores;        /* for the house thread */
 
   enum journal_replica_state state;
-  char reason[256];             /* for status, one line */
+  char reason[512];             /* for status, one line */
   bool lost;                    /* stale: acknowledged writes are gone, inlets cannot be read */
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */

@@ -10,6 +10,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/bytes.h"
@@ -455,6 +456,25 @@ put_once (struct put *p, const struct replica_export *e, const uint8_t *data,
   return put_publish (p, e);
 }
 
+/* Of what, and what to do. */
+static const char *
+journal_is_full (struct replica *r, char *what, size_t size)
+{
+  int saved = errno;
+  SCOPED_LOCK (&r->lock);
+
+  if (r->wo_error[0])
+    snprintf (what, size, "the journal is full, for write-out is paused (%s): raise journal-size to bridge longer pauses",
+              r->wo_error);
+  else if (!writeout_is_empty (r->wo))
+    snprintf (what, size, "the journal is full, and write-out makes no progress: "
+              "raise journal-size, or use faster backing images");
+  else
+    snprintf (what, size, "the journal is full of uncommitted epochs: raise journal-size or commit more often");
+  errno = saved;
+  return what;
+}
+
 static int
 put (struct replica *r, const struct replica_export *e, unsigned disk,
      const void *data, uint64_t len, uint64_t off, bool zero, bool may_trim)
@@ -471,6 +491,7 @@ put (struct replica *r, const struct replica_export *e, unsigned disk,
     put_abandon (&p);
   if (result == -1) {
     int saved = errno;
+    char what[384];
 
     if (p.partial) {
       SCOPED_LOCK (&r->lock);
@@ -486,7 +507,7 @@ put (struct replica *r, const struct replica_export *e, unsigned disk,
     }
     else if (errno != ESHUTDOWN && errno != EAGAIN)
       replica_hole (r, errno, errno == ENOSPC ?
-                    "the journal is full of uncommitted epochs: raise journal-size or commit more often" :
+                    journal_is_full (r, what, sizeof what) :
                     "cannot take a write into the journal");
   }
   put_free (&p);

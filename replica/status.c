@@ -107,7 +107,7 @@ latency_json (uint64_t *latency, unsigned n)
 /* What is read under the lock in one go. */
 struct snapshot {
   enum journal_replica_state state;
-  char reason[256], wo_error[256];
+  char reason[512], wo_error[256];
   uint64_t generation, open, written_out;
   bool has_checkpoint, drained, yields;
   unsigned views;

@@ -2,14 +2,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Limits: nothing wedges, nothing committed is lost, and what is used is bounded."""
 
+import errno
+import glob
 import os
+import resource
+import socket
+import struct
+import subprocess
 import sys
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (MiB, SLOW, Server, check, main, poll, sparse_file, tool)
+import nbd
+
+from libmcbuf import (DEADLINE, KiB, MiB, PRELOAD, REFUSED, SLOW, WRAPPER, Disk, Faults, Server,
+                      StartError, check, done, equal, main, nbd_errno, poll, random_data,
+                      read_all, read_file, refused, same, seeded, skip, sparse_file, tool)
+from libstore import Store
 
 SIZE = 8 * MiB
 
@@ -48,6 +59,391 @@ def test_idle(test):
     server.stop()
     server.start()
     idle("promoted, started again")
+
+
+def memory(pid):
+    """Anonymous memory of a process, bytes."""
+    with open("/proc/%d/status" % pid) as f:
+        for line in f:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * KiB
+    return 0
+
+
+def shared(server):
+    """What the replica has in /dev/shm."""
+    return sum(os.stat(p).st_blocks * 512
+               for p in glob.glob("/dev/shm/mcbuf-%s*" % server.replica))
+
+
+def stale_for(server, *words):
+    """The replica is stale, says why and what to raise; the checkpoint stays."""
+    s = server.status()
+    equal(s["state"], "stale", "state")
+    for word in words:
+        check(word in s["reason"], "no word", repr(word), "in", s["reason"])
+
+
+def recovered(server, want, path, *what):
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(path), want, *what)
+
+
+def test_memory(test):
+    """A large epoch takes at most 64 bytes of memory a block, beside the buffer."""
+    if WRAPPER or PRELOAD:
+        return                          # they take what they like
+    size, blocks = 512 * MiB, 40000
+    server = replica(test, "journal-size=384M", "buffer=8M", "baseline=trusted", size=size)
+    h = server.connect()
+    h.pwrite(b"x" * 4096, 0)
+    server.commit()
+    server.drained()
+    before = memory(server.pid)
+    rng = seeded("memory")
+    spots = rng.sample(range(size // 4096), blocks)
+    for i in range(0, blocks, 64):
+        inflight = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"y" * 4096)), at * 4096)
+                    for at in spots[i:i + 64]]
+        while inflight:
+            h.poll(-1)
+            inflight = [c for c in inflight if not h.aio_command_completed(c)]
+    grown = memory(server.pid) - before
+    check(grown <= 64 * blocks + 4 * MiB, "%d blocks took %.1f MiB, %.1f bytes each" %
+          (blocks, grown / MiB, grown / blocks))
+    check(shared(server) <= 8 * MiB + 256 * KiB, "shared memory:", shared(server))
+    server.commit()
+    poll("write-out", lambda: server.status()["written_out"] == 2)
+    grown = memory(server.pid) - before
+    check(grown <= 16 * MiB, "after write-out: %.1f MiB more" % (grown / MiB))
+    check(shared(server) <= 8 * MiB + 256 * KiB, "shared memory:", shared(server))
+
+
+def test_thousand_seals(test):
+    """A thousand seals without a commit, with little in each: also after a crash."""
+    server = replica(test, "journal-size=64M", "buffer=8M", "baseline=trusted")
+    h = server.connect()
+    h.pwrite(b"x" * 4096, 0)
+    server.commit()
+    before = memory(server.pid)
+    disk = Disk(SIZE)
+    disk.write(0, b"x" * 4096)
+    rng = seeded("seals")
+    for _ in range(1000):
+        at = rng.randrange(SIZE // 4096) * 4096
+        data = random_data(rng, 4096)
+        h.pwrite(data, at)
+        disk.write(at, data)
+        server.seal()
+    equal(server.status()["sealed_epochs"], 1000, "sealed")
+    bounded = 1000 * 8 * KiB + 24 * MiB
+
+    def is_small():
+        return memory(server.pid) - before <= bounded
+    if not WRAPPER and not PRELOAD:
+        poll("memory to be given back", is_small, 20 * SLOW)
+    same(read_all(h), bytes(disk.now), "through a thousand epochs")
+    server.kill()
+    server.start()
+    equal(server.status()["sealed_epochs"], 1000, "sealed, after a crash")
+    if not WRAPPER and not PRELOAD:
+        check(memory(server.pid) - before <= bounded, "after a crash: %.1f MiB" %
+              (memory(server.pid) / MiB))
+    h = server.connect()
+    same(read_all(h), bytes(disk.now), "after a crash")
+    server.commit()
+    recovered(server, bytes(disk.now), test.path("disk.img"), "recovered")
+
+
+def test_epoch_over_buffer(test):
+    """An epoch several times the size of the buffer."""
+    server = replica(test, "journal-size=128M", "buffer=8M", "baseline=trusted", size=64 * MiB)
+    rng = seeded("over buffer")
+    h = server.connect()
+    want = random_data(rng, 64 * MiB)
+    for at in range(0, 64 * MiB, 4 * MiB):
+        h.pwrite(want[at:at + 4 * MiB], at)
+    same(read_all(h), want, "read back")
+    server.commit()
+    recovered(server, want, test.path("disk.img"), "recovered")
+
+
+def test_epoch_over_journal(test):
+    """An epoch larger than the journal: ENOSPC, stale, and the last checkpoint is whole."""
+    server = replica(test, "journal-size=16M", "buffer=8M", "baseline=trusted", size=64 * MiB)
+    rng = seeded("over journal")
+    h = server.connect()
+    first = random_data(rng, 2 * MiB)
+    h.pwrite(first, 0)
+    server.commit(label="kept")
+    server.drained()
+    code = 0
+    for at in range(0, 64 * MiB, MiB):
+        code = nbd_errno(h.pwrite, random_data(rng, MiB), at)
+        if code:
+            break
+    equal(code, errno.ENOSPC, "the write that is too much")
+    stale_for(server, "journal-size", "commit more often")
+    refused(server.ask("commit"), REFUSED, "stale")
+    check("journal-size" in tool("mcbuf-status", server.journal, code=(0, REFUSED)).out, "status")
+    # The way out, with epochs that fit.
+    done(server.ask("resync"))
+    h = server.connect()
+    disk = Disk(64 * MiB)
+    for at in range(0, 64 * MiB, 2 * MiB):
+        data = random_data(rng, 2 * MiB)
+        h.pwrite(data, at)
+        disk.write(at, data)
+        if at == 0:
+            kept = bytes(disk.now)
+        if at % (4 * MiB):
+            server.commit()
+    del kept
+    recovered(server, bytes(disk.now), test.path("disk.img"), "recovered")
+
+
+def test_slow_backing(test):
+    """Write-out far slower than the writers: they are held back, and nothing is refused."""
+    rng = seeded("slow")
+    store = Store(test, 16 * MiB, "file")
+    store.stop()
+    store.argv = lambda: ["nbdkit", "-f", "-U", store.sock, "--filter=delay", "file", store.file,
+                          "wdelay=30ms"]
+    store.start()
+    server = Server(test, "disk=" + store.uri, "journal=" + test.path("j"), "journal-size=32M",
+                    "buffer=8M", "baseline=trusted")
+    h = server.connect()
+    disk = Disk(16 * MiB)
+    began = time.monotonic()
+    soft = False
+    for i in range(20):
+        for _ in range(4):
+            at = rng.randrange(16) * MiB
+            data = random_data(rng, MiB)
+            h.pwrite(data, at)
+            disk.write(at, data)
+        latency = server.commit()["latency_us"]
+        soft = soft or "runs short" in server.status()["reason"]
+        check(latency < 5e6 * SLOW, "commit", i, "took", latency, "us")
+    print("80 MiB in %.1f s" % (time.monotonic() - began))
+    check(soft, "status said nothing of a journal that runs short")
+    equal(server.status()["state"], "protected", "state")
+    same(read_all(h), bytes(disk.now), "read back")
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(store.content(), bytes(disk.now), "recovered")
+
+
+def test_full_and_paused(test):
+    """The journal fills up because a backing image fails: that is what is said."""
+    rng = seeded("paused")
+    store = Store(test, SIZE, "lossy")
+    server = Server(test, "disk=" + store.uri, "journal=" + test.path("j"), "journal-size=16M",
+                    "buffer=8M", "baseline=trusted")
+    h = server.connect()
+    disk = Disk(SIZE)
+    store.kill()
+    code = 0
+    while not code:
+        at, data = rng.randrange(SIZE // MiB) * MiB, random_data(rng, MiB)
+        code = nbd_errno(h.pwrite, data, at)
+        if not code:
+            disk.write(at, data)
+            kept = server.commit()["checkpoint"]
+    equal(code, errno.ENOSPC, "the write that is too much")
+    stale_for(server, "journal is full", store.uri, "journal-size")
+    store.start()
+    poll("write-out", lambda: server.status()["written_out"] == kept)
+    same(store.content(), bytes(disk.now), "written out")
+    done(server.ask("resync"))
+    h = server.connect()
+    h.pwrite(bytes(disk.now), 0)
+    server.commit()
+
+
+def test_journal_no_room(test):
+    """A file system that is too small, or fills up: said at the start; later it does not matter."""
+    mount = test.path("small")
+    os.mkdir(mount)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", mount],
+                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+        print("no mount here: left out")
+        return
+    try:
+        image = sparse_file(test.path("disk.img"), SIZE)
+        try:
+            Server(test, image, "journal=" + mount + "/j", "journal-size=32M", "buffer=8M")
+            check(False, "a journal larger than its file system was made")
+        except StartError as error:
+            check("No space" in str(error) and "journal-size=" in str(error), error)
+        free = os.statvfs(mount).f_bfree * os.statvfs(mount).f_bsize
+        check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
+        # Here the file system says that there is room, and then there is none.
+        faults = Faults(test)
+        faults.fail("pwrite", "journal.new", errno.ENOSPC)
+        try:
+            Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
+                   env=faults.env, preload=faults.preload)
+            check(False, "a journal was made without room for it")
+        except StartError as error:
+            check("No space" in str(error) and "journal-size=" in str(error), error)
+        free = os.statvfs(mount).f_bfree * os.statvfs(mount).f_bsize
+        check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
+        server = Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
+                        "baseline=trusted")
+        with open(mount + "/full", "wb") as f:
+            try:
+                while True:
+                    f.write(bytes(64 * KiB))
+                    f.flush()
+            except OSError as error:
+                equal(error.errno, errno.ENOSPC, "filling the file system")
+        h = server.connect()
+        disk = Disk(SIZE)
+        rng = seeded("no room")
+        for _ in range(30):
+            at = rng.randrange(8) * MiB
+            data = random_data(rng, MiB)
+            h.pwrite(data, at)
+            disk.write(at, data)
+            server.commit()
+        server.kill()
+        server.start()
+        same(read_all(server.connect()), bytes(disk.now), "after a crash")
+        recovered(server, bytes(disk.now), image, "recovered")
+    finally:
+        for p in test.processes:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+        subprocess.run(["umount", mount], check=True)
+
+
+def handshake(server, export=b""):
+    """A socket that has just come through NBD's handshake, by hand."""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(DEADLINE)
+    s.connect(server.sock)
+
+    def get(n):
+        data = b""
+        while len(data) < n:
+            more = s.recv(n - len(data))
+            check(more, "the server hung up")
+            data += more
+        return data
+
+    get(18)
+    s.sendall(struct.pack(">I", 3))     # fixed newstyle, no zeroes
+    s.sendall(b"IHAVEOPT" + struct.pack(">II", 1, len(export)) + export)
+    get(10)
+    return s
+
+
+def request(kind, offset, length, cookie=1):
+    return struct.pack(">IHHQQI", 0x25609513, 0, kind, cookie, offset, length)
+
+
+def test_rude_clients(test):
+    """Clients that say nothing, half a request, or go in the middle of one."""
+    # One thread a connection: nbdkit 1.32 aborts when a client goes while two of them answer it.
+    server = replica(test, "journal-size=64M", "buffer=8M", "baseline=trusted",
+                     nbdkit=["-t", "1"])
+    rng = seeded("rude")
+    disk = Disk(SIZE)
+    good = server.connect()
+    rude = []
+    for lap in range(60):
+        kind = lap % 6
+        if kind == 0:                   # not a word
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(server.sock)
+        else:
+            s = handshake(server)
+            if kind == 1:               # half a header
+                s.sendall(request(1, 0, 4096)[:rng.randrange(1, 28)])
+            elif kind == 2:             # a write with half of its data
+                s.sendall(request(1, 0, MiB) + b"r" * rng.randrange(0, MiB // 2))
+            elif kind == 3:             # reads whose answers nobody takes
+                for i in range(20):
+                    s.sendall(request(0, 0, MiB, i))
+            elif kind == 4:             # rubbish
+                s.sendall(rng.randbytes(100))
+        if rng.randrange(3):
+            s.close()
+        else:
+            rude.append(s)
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(os.path.join(server.journal, "control"))
+            control.sendall((b"", b"com", b"commit label=half", rng.randbytes(50))[lap % 4])
+        data = random_data(rng, 64 * KiB)
+        at = rng.randrange(SIZE // (64 * KiB)) * 64 * KiB
+        good.pwrite(data, at)
+        disk.write(at, data)
+        if lap % 10 == 9:
+            equal(server.commit()["checkpoint"], lap // 10 + 1, "checkpoint")
+    same(read_all(good), bytes(disk.now), "what the good one wrote")
+    equal(server.status()["state"], "protected", "state")
+    good.shutdown()
+    for s in rude:
+        s.close()
+    server.stop()
+    server.start()
+    same(read_all(server.connect()), bytes(disk.now), "after a restart")
+
+
+def test_thousand_connections(test):
+    """A thousand NBD connections, and as many that want to control."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        skip("no more than %d open files" % hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    try:
+        # One thread for each, so that it is the plugin that is put to the test.
+        server = replica(test, "journal-size=64M", "buffer=8M", "baseline=trusted",
+                         nbdkit=["-t", "1"])
+        before = memory(server.pid)
+        clients = [handshake(server) for _ in range(1000)]
+        equal(server.status()["connections"], 1000, "connections")
+        rng = seeded("thousand")
+        disk = Disk(SIZE)
+        h = server.connect()
+        for i in range(0, 1000, 10):
+            data = random_data(rng, 4096)
+            clients[i].sendall(request(1, i * 4096, 4096) + data)
+            check(len(clients[i].recv(16)) == 16, "no answer")
+            disk.write(i * 4096, data)
+        same(read_all(h), bytes(disk.now), "read back")
+        server.commit()
+        if not WRAPPER and not PRELOAD:
+            grown = (memory(server.pid) - before) // 1000
+            check(grown < 64 * KiB, "a connection takes", grown, "bytes")
+        controls = []
+        for _ in range(1000):
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(os.path.join(server.journal, "control"))
+            controls.append(s)
+        h.pwrite(b"last", 0)
+        disk.write(0, b"last")
+        # What is refused is told so; whoever was there before goes on.
+        controls[0].sendall(b"commit\n")
+        controls[0].settimeout(DEADLINE)
+        check(b"checkpoint" in controls[0].recv(4096), "no commit")
+        controls[-1].settimeout(DEADLINE)
+        check(b"too many" in controls[-1].recv(4096), "not told")
+        for s in controls + clients:
+            s.close()
+        poll("them to be gone", lambda: try_status(server) == 1)
+        h.shutdown()
+        recovered(server, bytes(disk.now), test.path("disk.img"), "recovered")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def try_status(server):
+    status = server.ask("status")
+    return status.get("connections")
 
 
 if __name__ == "__main__":
