@@ -384,7 +384,7 @@ save (struct replica *r)
     /* The next server would find the record, and its data, in the page cache. */
     int saved = errno;
 
-    journal_note_failed (r->journal);
+    (void) journal_note_failed (r->journal, false);
     errno = saved;
   }
   return -1;
