@@ -370,17 +370,17 @@ START_TEST (old_connections)
   uint8_t block[512] = { 0 };
 
   start ();
-  EXPECT (replica_find_export (r, "vda", &before) == 0);
-  EXPECT (replica_find_export (r, "vda@g1", &with) == 0);
+  EXPECT (replica_open_export (r, "vda", &before) == 0);
+  EXPECT (replica_open_export (r, "vda@g1", &with) == 0);
   ck_assert_int_eq (replica_pwrite (r, &with, block, 512, 0, 0), 0);
-  EXPECT (replica_promote (r, NULL, &a, NULL) == 0);
+  EXPECT (replica_promote (r, NULL, false, &a, NULL) == 0);
   ck_assert_int_eq (replica_pwrite (r, &before, block, 512, 0, 0), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
   replica_explain (r, &before, errno, text, sizeof text);
   ck_assert_msg (strstr (text, "generation 2") != NULL, "%s", text);
   ck_assert_int_eq (replica_pread (r, &with, block, 512, 0), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
-  EXPECT (replica_find_export (r, "vda@promoted", &after) == 0);
+  EXPECT (replica_open_export (r, "vda@promoted", &after) == 0);
   EXPECT (replica_pwrite (r, &after, block, 512, 0, 0) == 0);
 
   EXPECT (replica_resync (r, true, NULL) == 0);
@@ -413,7 +413,7 @@ START_TEST (stopping)
   ck_assert_int_eq (errno, ESHUTDOWN);
   ck_assert_int_eq (replica_commit (r, &(struct commit_request) { 0 }, &c, &err), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
-  ck_assert_int_eq (replica_promote (r, NULL, &a, &err), -1);
+  ck_assert_int_eq (replica_promote (r, NULL, false, &a, &err), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
   ck_assert_int_eq (replica_resync (r, false, &err), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
