@@ -226,6 +226,15 @@ drain_map (struct drain *d, const struct map *map)
     for (size_t i = starts[p]; i < starts[p + 1] && result == 0; i++) {
       const struct map_run *run = &parted[i];
 
+      if (d->disks[run->disk].backing == NULL) {
+        /* Recovery opens no image of a disk that joined later: no commit before that names it. */
+        d->damage = (struct journal_damage) { .file = "journal",
+          .offset = (uint64_t) run->loc * JOURNAL_BLOCK,
+          .what = "a commit names a disk that joined after it" };
+        errno = EBADMSG;
+        result = -1;
+        break;
+      }
       if (!touched[run->disk]) {
         touched[run->disk] = true;
         /* MAP has all that was written there since the last good flush. */
