@@ -26,7 +26,7 @@ $(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
 	    fuzz/found/$* $(srcdir)/fuzz/corpus/$* >$$log 2>&1 || \
 	    { tail -n 60 $$log; exit 1; }; \
 	n=`sed -n 's/^stat::number_of_executed_units: *//p' $$log`; \
-	echo "TRIED invariant=$$of test=fuzz-$* what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
+	echo "TRIED invariant=$$of test=fuzz/fuzz-$* what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
 	    tee -a $$log
 fuzz-merge: $(fuzz_programs)
 	@for f in $(FUZZERS); do \
