@@ -70,9 +70,9 @@ fuzz_fuzz_recovery_SOURCES = \
 	fuzz/damage.c \
 	fuzz/damage.h \
 	fuzz/fuzz-recovery.c \
-	unit/format-fields.c \
 	unit/format-fields.h \
 	$(NULL)
+nodist_fuzz_fuzz_recovery_SOURCES = unit/format-fields.c
 fuzz_fuzz_recovery_CPPFLAGS = \
 	$(AM_CPPFLAGS) \
 	-DFUZZ_NAME='"fuzz-recovery"' \
@@ -135,10 +135,10 @@ unit_test_recovery_found_SOURCES = \
 	$(fuzz_world) \
 	fuzz/damage.c \
 	fuzz/damage.h \
-	unit/format-fields.c \
 	unit/format-fields.h \
 	unit/test-recovery-found.c \
 	$(UNIT_COMMON) \
 	$(NULL)
+nodist_unit_test_recovery_found_SOURCES = unit/format-fields.c
 unit_test_recovery_found_LDFLAGS = $(fuzz_world_wrap)
 unit_test_recovery_found_LDADD = $(REPLICA_LIBS)
