@@ -67,7 +67,7 @@ super_write (struct journal *j, const struct journal_config *config,
   memset (super, 0, ROUND_UP (len, JOURNAL_BLOCK));
   memcpy (super->magic, FORMAT_SUPER_MAGIC, FORMAT_MAGIC_LEN);
   super->version = put32 (FORMAT_VERSION);
-  super->compat = put32 (FORMAT_COMPAT);
+  super->compat = put32 (FORMAT_COMPAT | j->super_compat);
   super->incompat = put32 (FORMAT_INCOMPAT);
   super->length = put32 (len);
   super->ndisks = put32 (config->ndisks);
@@ -139,6 +139,7 @@ super_decode (struct journal *j, const struct format_super *super)
   }
   j->config = config;
   j->super_seq = get64 (super->seq);
+  j->super_compat = get32 (super->compat);
   return 0;
 }
 
