@@ -191,6 +191,7 @@ struct journal {
   bool direct;
   struct journal_config config;
   uint64_t super_seq;
+  uint32_t super_compat;        /* flags that are not ours, and stay */
   uint32_t nchunks;
   uint8_t boot_id[HOST_ID_LEN];
   bool started, shared;

@@ -69,7 +69,7 @@ super_write (struct journal *j, const struct journal_config *config,
   memset (super, 0, ROUND_UP (len, JOURNAL_BLOCK));
   memcpy (super->magic, FORMAT_SUPER_MAGIC, FORMAT_MAGIC_LEN);
   super->version = put32 (FORMAT_VERSION);
-  super->compat = put32 (FORMAT_COMPAT);
+  super->compat = put32 (FORMAT_COMPAT | j->super_compat);
   super->length = put32 (len);
   super->ndisks = put32 (config->ndisks);
   memcpy (super->id, config->id, HOST_ID_LEN);
@@ -148,6 +148,7 @@ super_decode (struct journal *j, const struct format_super *super)
   }
   j->config = config;
   j->super_seq = get64 (super->seq);
+  j->super_compat = get32 (super->compat);
   return 0;
 }
 

@@ -26,7 +26,7 @@ $(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
 	    fuzz/found/$* $(srcdir)/fuzz/corpus/$* >$$log 2>&1 || \
 	    { tail -n 60 $$log; exit 1; }; \
 	n=`sed -n 's/^stat::number_of_executed_units: *//p' $$log`; \
-	echo "TRIED invariant=$$of test=fuzz-$* what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
+	echo "TRIED invariant=$$of test=fuzz/fuzz-$* what=\"inputs made by libFuzzer\" n=$${n:-0}" | \
 	    tee -a $$log
 fuzz-merge: $(fuzz_programs)
 	@for f in $(FUZZERS); do \
@@ -72,9 +72,9 @@ fuzz_fuzz_recovery_SOURCES = \
 	fuzz/damage.c \
 	fuzz/damage.h \
 	fuzz/fuzz-recovery.c \
-	unit/format-fields.c \
 	unit/format-fields.h \
 	$(NULL)
+nodist_fuzz_fuzz_recovery_SOURCES = unit/format-fields.c
 fuzz_fuzz_recovery_CPPFLAGS = \
 	$(AM_CPPFLAGS) \
 	-DFUZZ_NAME='"fuzz-recovery"' \
@@ -138,10 +138,10 @@ unit_test_recovery_found_SOURCES = \
 	$(fuzz_world) \
 	fuzz/damage.c \
 	fuzz/damage.h \
-	unit/format-fields.c \
 	unit/format-fields.h \
 	unit/test-recovery-found.c \
 	$(UNIT_COMMON) \
 	$(NULL)
+nodist_unit_test_recovery_found_SOURCES = unit/format-fields.c
 unit_test_recovery_found_LDFLAGS = $(fuzz_world_wrap)
 unit_test_recovery_found_LDADD = $(REPLICA_LIBS)

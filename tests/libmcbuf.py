@@ -579,6 +579,12 @@ def count(name, default):
     return int(os.environ.get("MCBUF_TEST_" + name, default))
 
 
+def tried(invariants, what, n):
+    """Say for tests/README.md what was tried, and how often (see tests/tried)."""
+    name = "/".join(os.path.abspath(sys.argv[0]).split("/")[-2:])
+    print('TRIED invariant=%s test=%s what="%s" n=%d' % (invariants, name, what, n), flush=True)
+
+
 # --- The main program --------------------------------------------------------
 
 def main(names):
@@ -589,6 +595,7 @@ def main(names):
         tests = [(n, f) for n, f in tests if n in sys.argv[1:]]
         check(tests, "no such test")
     failed = []
+    invariants = names.get("INVARIANTS")        # that all of these tests attack
     for name, function in tests:
         print("--- %s: %s" % (name, (function.__doc__ or "").split("\n")[0]), flush=True)
         test = Test(name)
@@ -606,6 +613,8 @@ def main(names):
             failed.append(name)
         finally:
             test.cleanup()
+    if invariants:
+        tried(invariants, "situations", len(tests) - len(failed))
     print("%d of %d failed%s" % (len(failed), len(tests),
                                  ": " + " ".join(failed) if failed else ""))
     sys.exit(1 if failed else 0)

@@ -49,15 +49,26 @@ put_block (struct damage *d, uint32_t b, const void *block)
 }
 
 static const struct format_fields *
+fields_named (const char *name)
+{
+  const struct format_fields *f = format_fields;
+
+  while (f->name && strcmp (f->name, name) != 0)
+    f++;
+  HOLDS (f->name, "no structure of the format is called %s", name);
+  return f;
+}
+
+static const struct format_fields *
 fields_of (const uint8_t *block)
 {
   if (memcmp (block, FORMAT_RECORD_MAGIC, FORMAT_MAGIC_LEN) == 0)
-    return &format_fields[FIELDS_RECORD];
+    return fields_named ("record");
   if (memcmp (block, FORMAT_ANCHOR_MAGIC, FORMAT_MAGIC_LEN) == 0)
-    return &format_fields[FIELDS_ANCHOR];
+    return fields_named ("anchor");
   if (memcmp (block, FORMAT_SUPER_MAGIC, FORMAT_MAGIC_LEN) == 0)
-    return &format_fields[FIELDS_SUPER];
-  return &format_fields[FIELDS_DESC];
+    return fields_named ("super");
+  return fields_named ("desc");
 }
 
 /* Change a field of the structure at P: bits 0-7 of VALUE say which, 8-11 how, the rest to what. */
@@ -222,12 +233,12 @@ set_desc (struct damage *d, uint32_t b, uint64_t value)
   uint32_t k, crc;
 
   get_block (d, b, &block);
-  if (fields_of (p) == &format_fields[FIELDS_RECORD]) {
+  if (fields_of (p) == fields_named ("record")) {
     p = block.payload;
     slots = FORMAT_INLINE_SLOTS;
   }
   desc = (struct format_desc *) (p + value % slots * FORMAT_SLOT);
-  (void) set_field ((uint8_t *) desc, &format_fields[FIELDS_DESC], value >> 8);
+  (void) set_field ((uint8_t *) desc, fields_named ("desc"), value >> 8);
   if (get16 (desc->flags) & JOURNAL_DATA) {
     k = (get64 (desc->sector) % 8 + get32 (desc->nsectors) + 7) / 8;
     more = k > 1 ? DIV_UP (k - 1, FORMAT_CRCS_PER_SLOT) : 0;
@@ -294,7 +305,7 @@ do_acked (struct damage *d, enum damage_op op, uint64_t value)
     ((uint8_t *) &a)[value % sizeof a] ^= value >> 8 & 0xff ? value >> 8 : 1;
     break;
   case DAMAGE_ACKED_SET:
-    if (is_crc (set_field ((uint8_t *) &a, &format_fields[FIELDS_ACKED], value)))
+    if (is_crc (set_field ((uint8_t *) &a, fields_named ("acked"), value)))
       d->forged = true;
     break;
   case DAMAGE_ACKED_LOST:

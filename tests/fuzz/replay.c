@@ -70,7 +70,7 @@ main (int argc, char *argv[])
     run_dir (FUZZ_CORPUS);
   HOLDS (runs > 0, "%s: no input", FUZZ_CORPUS);
 #ifdef FUZZ_INVARIANTS
-  printf ("TRIED invariant=%s test=%s what=\"inputs of a corpus\" n=%lu\n",
+  printf ("TRIED invariant=%s test=fuzz/%s what=\"inputs of a corpus\" n=%lu\n",
           FUZZ_INVARIANTS, FUZZ_NAME, runs);
 #else
   printf ("%s: %lu inputs of a corpus\n", FUZZ_NAME, runs);

@@ -21,7 +21,7 @@ import nbd
 from libmcbuf import (KiB, MiB, WRAPPER, Disk, Server, check, count,
                       done, equal, first_difference, main, random_data,
                       random_range, read_all, read_file, refused, same, seeded,
-                      sparse_file, tool, write_file)
+                      sparse_file, tool, write_file, tried)
 
 STEPS = count("STEPS", 300 if WRAPPER else 4000)
 BACKLOG = 6 * MiB               # uncommitted bytes before a commit is due
@@ -295,6 +295,7 @@ def test_model(test):
         for image in r.images:
             os.unlink(image)
         shutil.rmtree(r.journal)
+    tried("1,2,3,4,5,6", "random requests, restarts and kills", steps)
     print("%d steps, %d replicas: %s" % (steps, replicas,
           ", ".join("%s %d" % t for t in tally.items())))
     check(tally["sigkill"] or WRAPPER or STEPS < 1000, "no SIGKILL in", steps, "steps")

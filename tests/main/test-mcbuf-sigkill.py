@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from libload import Load, Snapshot
 from libmcbuf import (DONE, MiB, NO_CHECKPOINT, WRAPPER, Disk, Server, check,
                       count, environment, equal, main, read_file, seeded,
-                      sparse_file, tool, tool_path, write_file)
+                      sparse_file, tool, tool_path, write_file, tried)
 
 ROUNDS = count("ROUNDS", 200)
 
@@ -141,6 +141,8 @@ def test_sigkill(test):
     print("%d kills (%s), %d replicas recovered; %d requests, %d commits acknowledged"
           % (kills, ", ".join("%s %d" % k for k in sorted(kinds.items())),
              recoveries, ops, commits))
+    tried("1,2,3,4,6", "kills under load", kills)
+    tried("1,2,3,4,6", "requests between them", ops)
     check(ops > 10 * kills and commits > kills, "the test did too little:", ops, commits)
 
 

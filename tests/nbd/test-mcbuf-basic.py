@@ -270,4 +270,5 @@ def test_image_content_is_served(test):
         equal(bytes(h.pread(29, at)), bytes(want[at:at + 29]), "at", at)
 
 
+INVARIANTS = "5"
 main(globals())

@@ -248,4 +248,5 @@ def test_many_commits(test):
     check(server.status()["journal"]["used"] <= 64 * MiB, "journal")
 
 
+INVARIANTS = "1,2,3,4"
 main(globals())

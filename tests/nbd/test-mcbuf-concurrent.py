@@ -140,4 +140,5 @@ def test_many_control_connections(test):
         equal(image[n * 4096:(n + 1) * 4096], b"%d" % n * 4096, "client", n)
 
 
+INVARIANTS = "3,4,5,10"
 main(globals())

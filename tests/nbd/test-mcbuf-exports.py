@@ -167,4 +167,5 @@ def test_many_disks(test):
         equal(bytes(server.connect(n).pread(3, 0)), n.encode(), n)
 
 
+INVARIANTS = "2"
 main(globals())

@@ -11,9 +11,8 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (MiB, PLUGIN, Server, StartError, WRAPPER, check,
-                      environment, equal, main, read_file, sparse_file, tool,
-                      write_file)
+from libmcbuf import (MiB, PLUGIN, Server, StartError, WRAPPER, check, environment, equal, main,
+                      read_file, sparse_file, tool, write_file, tried)
 from qmp import QMP
 
 def refuses(test, params, *words):
@@ -196,6 +195,7 @@ def test_second_server(test):
     refuses(test, [link, "journal=" + test.path("other")], "link.img|disk.img")
     os.link(path, test.path("hard.img"))
     refuses(test, [test.path("hard.img")], "hard.img")
+    tried("9", "second servers on a journal or an image, by its names and links", 4)
 
 
 # A machine whose disk is in use, though it does not run.
@@ -229,6 +229,7 @@ def test_qemu_image_lock(test):
     qemu.kill()
     qemu.wait()
     server.start()
+    tried("9", "QEMUs on an image with a server, and the reverse", 3)
 
 
 def test_size_creates(test):

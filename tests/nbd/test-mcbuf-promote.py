@@ -236,4 +236,5 @@ def test_extents_of_promoted(test):
     equal(wrong, [], "not zero")
 
 
+INVARIANTS = "2,6"
 main(globals())

@@ -220,4 +220,5 @@ def test_commit_by_tool(test):
     same(replica_images(test, 1)[0], content, "image")
 
 
+INVARIANTS = "1,2"
 main(globals())

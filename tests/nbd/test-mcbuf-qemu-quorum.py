@@ -87,4 +87,5 @@ def test_child_goes_and_comes(test):
     primary.kill()
 
 
+INVARIANTS = "2"
 main(globals())

@@ -204,4 +204,5 @@ def test_checkpoint_after_failover(test):
     image(test, (0, 0))
 
 
+INVARIANTS = "1,2"
 main(globals())

@@ -246,4 +246,5 @@ def test_large_backlog(test):
     same(read_file(test.path("disk.img")), contents[max(contents)], "image")
 
 
+INVARIANTS = "1,6"
 main(globals())

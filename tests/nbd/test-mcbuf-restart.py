@@ -261,4 +261,5 @@ def test_stale_control_socket(test):
     server.status()
 
 
+INVARIANTS = "1,4,8"
 main(globals())

@@ -503,4 +503,5 @@ def test_unreachable(test):
     tool("mcbuf-recover", test.path("empty"), code=1)
 
 
+INVARIANTS = "1,7,8,10"
 main(globals())

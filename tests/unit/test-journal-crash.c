@@ -327,7 +327,8 @@ START_TEST (power_loss)
     simdisk_free (disk);
     disk = after;
   }
-  printf ("%u crash states\n", states);
+  printf ("TRIED invariant=1,3,6 test=unit/test-journal-crash what=\"crash states of a journal\" n=%u\n",
+          states);
   ck_assert_uint_gt (states, 50);
 }
 END_TEST

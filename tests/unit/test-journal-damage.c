@@ -240,6 +240,7 @@ START_TEST (one_bit)
   }
   for (enum area a = 0; a < AREAS; a++)
     printf ("%s: %u harmless, %u found\n", area_name[a], whole[a], damaged[a]);
+  printf ("TRIED invariant=1 test=unit/test-journal-damage what=\"bits of a journal flipped\" n=1200\n");
   ck_assert_uint_eq (damaged[SUPER], 0);
   ck_assert_uint_eq (damaged[ANCHOR], 0);
   ck_assert_uint_eq (damaged[ACKED], 0);

@@ -192,9 +192,9 @@ START_TEST (all_at_once)
     pthread_join (w[i].thread, NULL);
     full += w[i].full;
   }
-  printf ("%llu writes, %llu times full\n", (unsigned long long)
-          (w[0].writes + w[1].writes + w[2].writes + w[3].writes),
-          (unsigned long long) full);
+  printf ("%llu times full\n", (unsigned long long) full);
+  printf ("TRIED invariant=10 test=unit/test-journal-threads what=\"writes into a journal that is nearly full\" n=%llu\n",
+          (unsigned long long) (w[0].writes + w[1].writes + w[2].writes + w[3].writes));
   help_close (&h, true);
   help_open (&h, 0, false);
   ck_assert_uint_eq (h.checkpoint, COMMITS);

@@ -588,6 +588,8 @@ START_TEST (model)
     }
   }
   end_life (true);
+  printf ("TRIED invariant=1,2,3,4,5,6 test=unit/test-replica-model what=\"random requests, restarts and kills\" n=%u\n",
+          n);
   ck_assert_int_eq (rmdir (dir), 0);
 }
 END_TEST

@@ -456,7 +456,7 @@ START_TEST (everybody)
   }
   printf ("%lu writes, %lu reads, %lu commits, %lu questions\n", writes, reads,
           commits, asked);
-  printf ("TRIED invariant=4,5,10 test=test-replica-threads what=\"requests by threads at once\" n=%lu\n",
+  printf ("TRIED invariant=4,5,10 test=unit/test-replica-threads what=\"requests by threads at once\" n=%lu\n",
           writes + reads + commits + asked);
 }
 END_TEST

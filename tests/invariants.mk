@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# What the tests tried, by invariant: it reads the others' logs, and so comes last.
+
+TESTS += test-invariants.sh
+EXTRA_DIST += README.md test-invariants.sh tried
+CLEANFILES += invariants.md
+test-invariants.sh.log: $(filter-out test-invariants.sh.log,$(TEST_LOGS))
