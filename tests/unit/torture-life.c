@@ -223,6 +223,7 @@ stop (struct life *l)
   struct mark mark = { NULL, 0 };
 
   torture_doing = "stopping";
+  torture_count[COUNT_STOP]++;
   l->nsteps++;
   if (worth) {
     mark = model_mark (l);
@@ -255,6 +256,7 @@ crash (struct life *l)
   simdisk_hook (l->disk, NULL, NULL);
   simdisk_fail (l->disk, 0, 0, false);
   simdisk_calls (l->disk, NULL, NULL);
+  torture_count[COUNT_CRASH]++;
   l->fault.over = true;
   replica_close (l->r);
   l->r = NULL;

@@ -14,6 +14,16 @@ struct blob {
   uint8_t data[];
 };
 
+uint64_t torture_count[COUNTS];
+const char *const torture_count_name[COUNTS] = {
+  [COUNT_COMMIT] = "commits", [COUNT_OLDER] = "commits of an older epoch", [COUNT_PROMOTE] = "promotes",
+  [COUNT_PROMOTE_OLDER] = "promotes to an older checkpoint", [COUNT_FLUSH] = "flushes of a promoted disk",
+  [COUNT_RESYNC] = "resyncs", [COUNT_OVERWRITE] = "resyncs in place", [COUNT_WRITEOUT] = "write-outs",
+  [COUNT_CATALOG] = "looks at the catalog", [COUNT_STOP] = "clean stops", [COUNT_CRASH] = "crashes survived",
+  [COUNT_FULL] = "writes that a full journal refused", [COUNT_OVERTAKEN] = "requests overtaken by others",
+  [COUNT_MIB] = "MiB written",
+};
+
 uint64_t
 life_random (struct life *l, uint64_t n)
 {

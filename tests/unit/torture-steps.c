@@ -90,8 +90,10 @@ step_flush (struct life *l, unsigned disk)
     mark = model_mark (l);
   if (LIBRARY (replica_flush (l->r, &x)) == -1)
     step_excuse (l, l->cur.kind != OUTCOME_PROMOTED);
-  else if (l->cur.kind == OUTCOME_PROMOTED)
+  else if (l->cur.kind == OUTCOME_PROMOTED) {
     model_flushed (l, disk, mark);
+    torture_count[COUNT_FLUSH]++;
+  }
 }
 
 static void
@@ -105,6 +107,8 @@ refused_write (struct life *l)
 {
   enum journal_replica_state state;
 
+  if (errno == ENOSPC && !l->fault.hit)
+    torture_count[COUNT_FULL]++;
   if (!l->hole)
     step_excuse (l, false);
   if (l->cur.kind == OUTCOME_PROMOTED)
@@ -120,6 +124,7 @@ write_at (struct life *l, unsigned disk, uint64_t off, uint32_t len,
           unsigned kind)
 {
   static uint8_t buf[256 << 10];
+  static uint64_t bytes;
   struct replica_export x = life_export (l, disk);
   bool promoted = l->cur.kind == OUTCOME_PROMOTED;
   unsigned flags = rnd (l, 10) == 0 && !l->nested ? REPLICA_FUA : 0;
@@ -152,6 +157,8 @@ write_at (struct life *l, unsigned disk, uint64_t off, uint32_t len,
     refused_write (l);
     return;
   }
+  bytes += len;
+  torture_count[COUNT_MIB] = bytes >> 20;
   MUST (!l->hole || promoted, "a write was acknowledged after one that was refused");
   if (kind == 0)
     memcpy (l->now->disk[disk] + off, buf, len);
@@ -219,6 +226,7 @@ step_writeout (struct life *l)
   torture_doing = "writing out";
   if (l->p.threads || l->nested)
     return;
+  torture_count[COUNT_WRITEOUT]++;
   MUST (LIBRARY (writeout_step (l->r)) == 0 || fault_excuses (l), "write-out: %m (%s)", l->r->wo_error);
 }
 
@@ -253,6 +261,7 @@ step_catalog (struct life *l)
   simdisk_calls (l->disk, NULL, NULL);
   catalog_match (l, l->disk, l->r);
   fault_move (l);
+  torture_count[COUNT_CATALOG]++;
 }
 
 /* --- which --- */
@@ -281,8 +290,14 @@ static const struct step {
 #define STEPS (sizeof steps / sizeof steps[0])
 
 static unsigned
-weight (const struct step *s, enum journal_replica_state state)
+weight (const struct life *l, const struct step *s,
+        enum journal_replica_state state, bool overtaking)
 {
+  if (overtaking && !s->overtakes)
+    return 0;
+  /* So that it fills up. */
+  if (l->p.greedy && takes_writes (state) && strchr ("coyx", s->letter))
+    return s->protected / 12;
   switch (state) {
   case JOURNAL_SYNCING: return s->syncing;
   case JOURNAL_PROTECTED: return s->protected;
@@ -298,21 +313,20 @@ static void
 make (struct life *l, bool overtaking)
 {
   enum journal_replica_state state = life_state (l);
-  unsigned sum = 0;
+  unsigned sum = 0, w;
   uint64_t dice;
 
   for (size_t i = 0; i < STEPS; i++)
-    if (!overtaking || steps[i].overtakes)
-      sum += weight (&steps[i], state);
+    sum += weight (l, &steps[i], state, overtaking);
   dice = rnd (l, sum);
-  for (size_t i = 0; i < STEPS; i++)
-    if (!overtaking || steps[i].overtakes) {
-      if (dice < weight (&steps[i], state)) {
-        steps[i].make (l);
-        return;
-      }
-      dice -= weight (&steps[i], state);
+  for (size_t i = 0; i < STEPS; i++) {
+    w = weight (l, &steps[i], state, overtaking);
+    if (dice < w) {
+      steps[i].make (l);
+      return;
     }
+    dice -= w;
+  }
 }
 
 void
@@ -382,6 +396,7 @@ step_meanwhile (struct life *l, enum simdisk_op op)
       !(write_out || commit))
     return;
   l->nested = true;
+  torture_count[COUNT_OVERTAKEN]++;
   if (write_out)
     make (l, true);
   else if (rnd (l, 4))

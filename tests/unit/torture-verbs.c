@@ -89,7 +89,7 @@ void
 step_commit (struct life *l)
 {
   enum journal_replica_state state = life_state (l);
-  unsigned i = rnd (l, l->nsealed + 1);
+  unsigned sealed = l->nsealed, i = rnd (l, sealed + 1);
   struct outcome o = { .kind = OUTCOME_CHECKPOINT };
   char line[100] = "commit label=a checkpoint";
   uint64_t open = life_open_epoch (l), number;
@@ -126,6 +126,7 @@ step_commit (struct life *l)
   MUST (!l->hole, "checkpoint %" PRIu64 " of a stream with a hole was acknowledged", number);
   MUST (number == o.id, "%s: checkpoint %" PRIu64 ", not %" PRIu64, line, number, o.id);
   model_committed (l, o);
+  torture_count[i < sealed ? COUNT_OLDER : COUNT_COMMIT]++;
 }
 
 /* What must be refused, or changes nothing. */
@@ -190,6 +191,7 @@ step_promote (struct life *l)
   MUST (number == o.id, "%s: checkpoint %" PRIu64, line, number);
   if (again)
     return;
+  torture_count[o.id == l->cur.id ? COUNT_PROMOTE : COUNT_PROMOTE_OLDER]++;
   model_new_stream (l, o.base);
   model_no_late (l);
   l->cur = o;
@@ -211,6 +213,7 @@ step_resync (struct life *l)
       return;                   /* else only the answer is missing */
   }
   MUST (can, "a resync of a replica that was %s", replica_state_word (state));
+  torture_count[COUNT_RESYNC]++;
   model_new_stream (l, l->cur.base);
   model_settle (l, CLEAN_NO);
 }
@@ -231,6 +234,7 @@ step_overwrite (struct life *l)
   l->cur = (struct outcome) { .kind = OUTCOME_NONE };
   l->late = NULL;
   l->nlate = 0;
+  torture_count[COUNT_OVERWRITE]++;
   memset (l->known, 0, sizeof l->known);
   model_new_stream (l, NULL);
   model_settle (l, CLEAN_NO);

@@ -244,6 +244,15 @@ extern const char *torture_test;
 /* Watch for hangs: abort, as torture_fail, unless called again in time. */
 extern void torture_alarm (void);
 
+/* What the lives so far were made of: a share of each is to be had, or the test tests nothing. */
+enum torture_count {
+  COUNT_COMMIT, COUNT_OLDER, COUNT_PROMOTE, COUNT_PROMOTE_OLDER, COUNT_FLUSH, COUNT_RESYNC, COUNT_OVERWRITE,
+  COUNT_WRITEOUT, COUNT_CATALOG, COUNT_STOP, COUNT_CRASH, COUNT_FULL, COUNT_OVERTAKEN, COUNT_MIB,
+  COUNTS
+};
+extern uint64_t torture_count[COUNTS];
+extern const char *const torture_count_name[COUNTS];
+
 /* --- torture-steps.c ------------------------------------------------------ */
 
 extern void step_random (struct life *l);
