@@ -375,8 +375,11 @@ mcbuf_can_cache (void *handle)
 static int
 mcbuf_can_multi_conn (void *handle)
 {
-  /* The control export keeps a reply for each connection. */
-  return is_disk (handle);
+  /* The control export keeps a reply for each connection; and a client that takes many connections to
+   * NAME@latest for one disk would mix checkpoints.
+   */
+  return is_disk (handle) &&
+    !((const struct handle *) handle)->export.latest;
 }
 
 /* --- requests on a disk ---------------------------------------------------- */

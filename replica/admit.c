@@ -149,6 +149,7 @@ replica_open_export (struct replica *r, const char *name,
     }
   }
   if (export->view == REPLICA_CHECKPOINT) {
+    export->latest = export->checkpoint == VIEW_LATEST;
     if (view_open (r, export->checkpoint, &export->look) == -1)
       return -1;
     export->checkpoint = export->look->checkpoint;

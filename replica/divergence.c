@@ -147,22 +147,37 @@ mark (struct divergence *d, unsigned disk, uint64_t offset, uint64_t length)
   return 0;
 }
 
-/* From now on nobody may rely on it: also not the next server. */
+/* Nor may the next server rely on it. */
 static void
-give_up (struct replica *r, struct divergence *d, const char *why)
+disown (struct replica *r, struct divergence *d)
 {
-  {
-    SCOPED_LOCK (&r->lock);
-    if (!d->known && d->why[0])
-      return;
-    not_known_locked (d, why);
-  }
   if (write_header (r, d, false, false) == -1) {
     CLEANUP_FREE char *path = file_name (r->dir);
 
     if (path == NULL || io_unlink (r->fs, path) == -1)
       replica_log (r, REPLICA_LOG_ERROR, "%s/divergence: cannot be written or removed: do not use it: %m", r->dir);
   }
+}
+
+static bool
+is_given_up (struct replica *r, const struct divergence *d)
+{
+  SCOPED_LOCK (&r->lock);
+
+  return d->why[0] != '\0';
+}
+
+/* From now on nobody may rely on it. */
+static void
+give_up (struct replica *r, struct divergence *d, const char *why)
+{
+  {
+    SCOPED_LOCK (&r->lock);
+    if (d->why[0])
+      return;
+    not_known_locked (d, why);
+  }
+  disown (r, d);
 }
 
 void
@@ -239,6 +254,8 @@ divergence_finish (struct replica *r, struct divergence *d,
   }
   if (write_header (r, d, true, false) == -1)
     give_up (r, d, "the file divergence could not be written");
+  else if (is_given_up (r, d))
+    disown (r, d);              /* meanwhile, and it may have written before us */
 }
 
 /* --- beginning and end ------------------------------------------------------------------- */
@@ -255,6 +272,8 @@ divergence_install_locked (struct replica *r, struct divergence *d, bool whole)
     else if (!whole)
       not_known_locked (d, "what was committed after the checkpoint could not be read");
   }
+  else if (r->divergence)       /* that of an earlier promote says nothing of this one */
+    not_known_locked (r->divergence, "the file divergence could not be made");
 }
 
 struct divergence *

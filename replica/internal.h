@@ -28,6 +28,7 @@ struct house_event;             /* house.c */
 /* A checkpoint that somebody looks at (view.c). */
 struct view {
   uint64_t checkpoint;
+  uint64_t hold;                /* no segment that goes further may be written out */
   uint64_t upto;                /* whole segments up to it; 0: none … */
   struct epoch *first;          /* … and what leads on from there; NULL: nothing */
   unsigned users;

@@ -16,6 +16,7 @@
 #include "replica/internal.h"
 
 #define PIECE (1u << 20)
+#define ZEROES (UINT64_C (1) << 30)     /* at a time */
 
 /* Room in the journal for what a scratch holds: blocks, and descriptors. */
 static uint64_t
@@ -77,7 +78,7 @@ ingest_runs (struct replica *r, struct scratch *s, const struct map_run *runs,
   uint64_t size = r->disks[s->disk].size;
 
   for (size_t i = 0; i < n;) {
-    uint64_t from = runs[i].sector, to = from + runs[i].nsectors, end;
+    uint64_t from = runs[i].sector, to = from + runs[i].nsectors, end, part;
     bool zero = runs[i].zero, may_trim = runs[i].may_trim;
 
     i++;
@@ -90,11 +91,34 @@ ingest_runs (struct replica *r, struct scratch *s, const struct map_run *runs,
     end = MIN (to * JOURNAL_SECTOR, size);
     if (!zero && io_pread (s->file, buf, end - from, from) == -1)
       return -1;
-    divergence_mark (r, s->disk, from, end - from);
-    if (put_own (r, s->disk, zero ? NULL : buf, end - from, from, may_trim) == -1)
-      return -1;
+    for (; from < end; from += part) {
+      part = zero ? MIN (end - from, ZEROES) : end - from;
+      divergence_mark (r, s->disk, from, part);
+      if (put_own (r, s->disk, zero ? NULL : buf, part, from, may_trim) == -1)
+        return -1;
+    }
   }
   return 0;
+}
+
+static void
+change_whole (struct journal_state *state, void *opaque)
+{
+  (void) opaque;
+  state->pending = false;
+}
+
+/* The commit takes the word back; where nothing was written there is none. */
+static int
+finish (struct replica *r)
+{
+  struct journal_state state;
+
+  if (promoted_flush_turn (r) == -1)
+    return -1;
+  journal_get_state (r->journal, &state);
+  return state.pending ?
+    journal_record (r->journal, JOURNAL_REC_STATE, change_whole, NULL) : 0;
 }
 
 static int
@@ -113,7 +137,7 @@ ingest (struct replica *r)
               ingest_runs (r, s, runs, n, buf) == -1))
       return -1;
   }
-  return promoted_flush_turn (r);
+  return finish (r);
 }
 
 void

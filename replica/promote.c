@@ -22,6 +22,7 @@ struct promote_change {
   struct divergence *divergence;
   struct epoch *later;          /* what was committed after an older checkpoint … */
   bool later_lost;              /* … or it cannot be read */
+  struct writeout *backlog;     /* up to the older checkpoint; NULL: it stays as it is */
   uint64_t generation;          /* out */
 };
 
@@ -74,13 +75,13 @@ choose (struct replica *r, const char *to, struct journal_checkpoint *chosen,
   return recover_choose (list, n, to, chosen, err);
 }
 
-/* Commits after CHOSEN are void: the write-out buffer is built anew from
- * those that are not.  Write-out is held and not in a cycle.
+/* Commits after CHOSEN will be void: a write-out buffer is built from
+ * those that are not, to be the replica's with the promote.  Write-out is held and not in a cycle.
  */
-static int
+static struct writeout *
 rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
 {
-  struct writeout *fresh = history_writeout_new (r), *old;
+  struct writeout *fresh = history_writeout_new (r);
   struct epoch *e = epoch_new ();
   struct journal_damage damage;
   struct journal_state state;
@@ -93,18 +94,10 @@ rebuild_writeout (struct replica *r, uint64_t chosen, struct mcerror *err)
                  "cannot rebuild checkpoint %" PRIu64 ": %m", chosen);
     writeout_free (fresh);
     epoch_free (e);
-    return -1;
+    return NULL;
   }
   writeout_add (fresh, chosen, host_time_ns (), 1, e);
-  {
-    SCOPED_LOCK (&r->lock);
-    views_revoke_locked (r, UINT64_MAX);        /* their segments go */
-    old = r->wo;
-    r->wo = fresh;
-  }
-  quiesce (r);
-  writeout_free (old);
-  return 0;
+  return fresh;
 }
 
 static struct epoch *
@@ -277,6 +270,12 @@ promote_record (struct replica *r, struct promote_change *change,
     change->divergence = NULL;
     r->state = JOURNAL_PROMOTED;
     views_revoke_locked (r, UINT64_MAX);
+    if (change->backlog) {
+      struct writeout *old = r->wo;
+
+      r->wo = change->backlog;
+      change->backlog = old;
+    }
     r->direct = r->drained = false;
     r->lost = false;
     r->moves++;
@@ -332,7 +331,7 @@ promote_turn (struct replica *r, const char *to, bool scratch,
       return -1;
     /* The cycle that just ended may have gone past what was chosen. */
     if (choose (r, to, &change.checkpoint, err) == -1 ||
-        rebuild_writeout (r, change.checkpoint.id, err) == -1) {
+        (change.backlog = rebuild_writeout (r, change.checkpoint.id, err)) == NULL) {
       release_writeout (r);
       return -1;
     }
@@ -356,6 +355,7 @@ promote_turn (struct replica *r, const char *to, bool scratch,
   release_writeout (r);
   divergence_free (change.divergence);
   epoch_free (change.later);
+  writeout_free (change.backlog);
   return result;
 }
 

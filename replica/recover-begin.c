@@ -262,6 +262,7 @@ recover_open_image (struct recovery *rec, unsigned i)
   char what[128];
 
   rec->ndisks = i + 1;
+  d->size = was->size;
   if (was->joined > rec->chosen.id)
     return 0;                   /* it joined later */
   if (real == NULL)

@@ -115,8 +115,25 @@ count_discarded (void *opaque, uint64_t epoch,
   return 0;
 }
 
+/* Ranges of what was discarded, with those of what was committed after the checkpoint: T has them then, or
+ * NULL.
+ */
+static void
+add_later (struct recovery *rec, struct tally *t)
+{
+  struct journal_damage damage;
+  uint64_t newest = 0;
+
+  if (t->ranges && replay_map (rec->j, rec->chosen.id, UINT64_MAX, t->ranges,
+                               &newest, &damage) == -1) {
+    epoch_free (t->ranges);
+    t->ranges = NULL;
+  }
+}
+
 /* For a server that is started later: where the old primary's disk differs from what is recovered.
- * RANGES: what was discarded; it is taken.
+ * RANGES (NULL: not known) is taken.  After the PROMOTE record: if there is none the replica goes on, and
+ * what is noted must not be found by a later recovery that could note nothing.
  */
 static void
 note_divergence (struct recovery *rec, struct epoch *ranges)
@@ -124,19 +141,15 @@ note_divergence (struct recovery *rec, struct epoch *ranges)
   struct replica r = { .fs = rec->params->fs, .dir = (char *) (uintptr_t) rec->params->dir,
                        .journal = rec->j, .disks = rec->disks,
                        .ndisks = rec->ndisks, .state = JOURNAL_PROTECTED };
-  struct journal_damage damage;
-  uint64_t newest = 0;
 
   if (ranges == NULL || pthread_mutex_init (&r.lock, NULL) != 0)
     goto out;
-  if (replay_map (rec->j, rec->chosen.id, UINT64_MAX, ranges, &newest, &damage) == 0) {
-    r.divergence = divergence_begin (&r, rec->state.generation + 1);
-    if (r.divergence) {
-      divergence_finish (&r, r.divergence, ranges);
-      ranges = NULL;
-      divergence_save (&r);
-      divergence_free (r.divergence);
-    }
+  r.divergence = divergence_begin (&r, rec->state.generation + 1);
+  if (r.divergence) {
+    divergence_finish (&r, r.divergence, ranges);
+    ranges = NULL;
+    divergence_save (&r);
+    divergence_free (r.divergence);
   }
   (void) pthread_mutex_destroy (&r.lock);
  out:
@@ -163,9 +176,12 @@ promote (struct recovery *rec)
     epoch_free (t.ranges);
     t.ranges = NULL;
   }
-  note_divergence (rec, t.ranges);
-  if (journal_record (rec->j, JOURNAL_REC_PROMOTE, change_promote, &c) == -1)
+  add_later (rec, &t);
+  if (journal_record (rec->j, JOURNAL_REC_PROMOTE, change_promote, &c) == -1) {
+    epoch_free (t.ranges);
     return journal_error (rec, MCEXIT_USAGE);
+  }
+  note_divergence (rec, t.ranges);
   if (journal_discard (rec->j) == -1)
     return journal_error (rec, MCEXIT_PARTIAL);
   return 0;

@@ -144,6 +144,7 @@ open_old (const struct regroup *g)
   params.ndisks = g->old.ndisks;
   params.nadd = params.nremove = 0;
   params.control = params.baseline_trusted = false;
+  params.history = (struct replica_history) { .checkpoints = 0 };       /* all goes out */
   if (replica_open (&params, &r, g->err) == -1)
     return NULL;
   r->by_hand = r->once = true;

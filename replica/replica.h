@@ -93,6 +93,7 @@ struct replica_export {
   uint64_t opened;              /* ... and its generation */
   struct view *look;            /* CHECKPOINT: what is looked at */
   uint64_t checkpoint;          /* CHECKPOINT: its number */
+  bool latest;                  /* CHECKPOINT: another connection may find another one */
   struct scratch *scratch;      /* SCRATCH */
 };
 

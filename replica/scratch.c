@@ -159,11 +159,17 @@ scratch_open (struct replica *r, unsigned disk, struct scratch **scratch)
     return -1;
   while (result == 1) {
     struct view *look, *extra;
-    uint64_t base;
+    uint64_t base, joined;
 
     {
       SCOPED_LOCK (&r->lock);
       base = base_locked (r);
+      joined = r->disks[disk].joined;
+    }
+    if (base < joined) {
+      errno = ENOENT;           /* it is in no checkpoint of then */
+      scratch_free (fresh);
+      return -1;
     }
     if (view_open (r, base, &look) == -1) {
       scratch_free (fresh);

@@ -184,7 +184,7 @@ change_stale (struct journal_state *state, void *opaque)
 void
 replica_hole (struct replica *r, int errnum, const char *what)
 {
-  bool mine = false;
+  bool mine = false, moved;
 
   {
     SCOPED_LOCK (&r->lock);
@@ -196,10 +196,10 @@ replica_hole (struct replica *r, int errnum, const char *what)
     wait_settled_locked (r);
     r->parked--;
     /* The stream that has the hole is not this one any more. */
-    if (r->moves != moves)
-      return;
-    if (r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
-        r->state == JOURNAL_RESYNCING) {
+    moved = r->moves != moves;
+    if (!moved &&
+        (r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
+         r->state == JOURNAL_RESYNCING)) {
       r->state = JOURNAL_STALE;
       r->holing = true;
       set_reason_locked (r, "a write was refused (%s: %s), so the stream has a hole: "
@@ -210,6 +210,8 @@ replica_hole (struct replica *r, int errnum, const char *what)
       pthread_cond_broadcast (&r->changed);
     }
   }
+  if (moved)
+    divergence_refused (r);     /* a promote: the old primary has what was refused */
   if (!mine)
     return;
   replica_log (r, REPLICA_LOG_ERROR, "replica is stale: a write was refused: %s: %s",

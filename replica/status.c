@@ -246,6 +246,18 @@ status_json (struct replica *r)
 
 #define RANGES_MAX 4096         /* in one reply */
 
+static bool
+is_promoted_disk (struct replica *r, unsigned disk, char *why, size_t size)
+{
+  SCOPED_LOCK (&r->lock);
+
+  if (!disk_is_fresh_locked (r, disk))
+    return true;
+  snprintf (why, size, "the checkpoint that was promoted to does not have disk %s: only a full copy is safe",
+            r->disks[disk].name);
+  return false;
+}
+
 char *
 divergence_json (struct replica *r, unsigned disk, uint64_t from)
 {
@@ -270,7 +282,8 @@ divergence_json (struct replica *r, unsigned disk, uint64_t from)
     at += n;
   }
   /* Asked last, so that it holds for all of it. */
-  known = divergence_known (r, why, sizeof why);
+  known = divergence_known (r, why, sizeof why) &&
+    is_promoted_disk (r, disk, why, sizeof why);
   if (!known)
     json_array_clear (ranges);
   return json_line (json_pack ("{s:b, s:s, s:I, s:s, s:I, s:o, s:o}",

@@ -4,7 +4,8 @@
  * Nothing is copied.  A view of checkpoint N reads the closed segments of the write-out buffer that end
  * with N or before it, and the images below.  If no segment ends with N, one more map leads on from the last
  * that does; it is built from the journal when the view is opened.  While somebody looks, write-out
- * does not go past N.  When the journal runs short the view is revoked, before write-out
+ * does not go past N, nor past where that map begins, for it would recycle the blocks that the map
+ * names.  When the journal runs short the view is revoked, before write-out
  * goes on: whoever read meanwhile finds that out after reading, and gets EIO.
  */
 #include "config.h"
@@ -44,7 +45,7 @@ add_locked (struct replica *r, uint64_t checkpoint)
   if (v == NULL)
     return NULL;
   v->checkpoint = checkpoint;
-  v->upto = writeout_boundary (r->wo, checkpoint);
+  v->upto = v->hold = writeout_boundary (r->wo, checkpoint);
   v->users = 1;
   v->building = true;
   v->next = r->views;
@@ -83,7 +84,7 @@ views_revoke_locked (struct replica *r, uint64_t below)
 {
   assert_locked (r);
   for (struct view *v = r->views; v; v = v->next)
-    if (!v->revoked && v->checkpoint < below) {
+    if (!v->revoked && v->hold < below) {
       v->revoked = true;
       replica_log (r, REPLICA_LOG_ERROR, "the view of checkpoint %" PRIu64 " is revoked: %s",
                    v->checkpoint, below == UINT64_MAX ? "the replica has moved on" :
@@ -99,7 +100,7 @@ views_hold_locked (struct replica *r, const struct writeout_oldest *oldest)
 
   assert_locked (r);
   for (const struct view *v = r->views; v && !held; v = v->next)
-    held = !v->revoked && v->checkpoint < oldest->last;
+    held = !v->revoked && v->hold < oldest->last;
   if (!held)
     return false;
   if (!history_runs_short_locked (r))
@@ -146,9 +147,9 @@ is_listed (struct replica *r, uint64_t checkpoint)
   return false;
 }
 
-/* The map that leads on from the last segment before V's checkpoint. */
+/* The map that leads on from the last segment before V's checkpoint.  *HOLD is where it begins. */
 static int
-build_first (struct replica *r, struct view *v)
+build_first (struct replica *r, struct view *v, uint64_t *hold)
 {
   uint64_t from = v->upto, newest = 0;
   struct journal_damage damage;
@@ -159,6 +160,7 @@ build_first (struct replica *r, struct view *v)
     journal_get_state (r->journal, &state);
     from = state.watermark.id;
   }
+  *hold = from;
   if (from == v->checkpoint)
     return 0;
   e = epoch_new ();
@@ -193,9 +195,14 @@ view_check_state_locked (struct replica *r, uint64_t *checkpoint)
   return 0;
 }
 
-/* The newest checkpoint is cheap: no commit comes in between, and a segment ends with it. */
+/* What an attempt to open a view has come to. */
+enum { SHARED, ADDED, AGAIN };
+
+/* The newest checkpoint is cheap: no commit comes in between, and a segment ends with it.  AGAIN: it
+ * is not WANTED any more.
+ */
 static int
-add_newest (struct replica *r, struct view **view)
+add_newest (struct replica *r, uint64_t wanted, struct view **view)
 {
   int result, saved;
 
@@ -212,7 +219,8 @@ add_newest (struct replica *r, struct view **view)
 
     result = view_check_state_locked (r, &checkpoint);
     if (result == 0)
-      result = (*view = add_locked (r, checkpoint)) ? 0 : -1;
+      result = wanted != VIEW_LATEST && wanted != checkpoint ? AGAIN :
+        (*view = add_locked (r, checkpoint)) ? ADDED : -1;
     saved = errno;
   }
   turn_end_locked (r);
@@ -224,6 +232,7 @@ add_newest (struct replica *r, struct view **view)
 static int
 build (struct replica *r, struct view *v)
 {
+  uint64_t hold = 0;
   unsigned phase;
   int result, saved;
 
@@ -232,15 +241,17 @@ build (struct replica *r, struct view *v)
     phase = reader_begin_locked (r);    /* what the replay reads stays */
   }
   /* Only now that write-out cannot go past it any more is it worth asking. */
-  result = is_listed (r, v->checkpoint) ? build_first (r, v) : -1;
+  result = is_listed (r, v->checkpoint) ? build_first (r, v, &hold) : -1;
   saved = errno;
   reader_end (r, phase);
 
   SCOPED_LOCK (&r->lock);
   v->building = false;
+  v->hold = hold;
   pthread_cond_broadcast (&r->changed);
+  pthread_cond_signal (&r->work);
   if (v->revoked) {
-    saved = ESHUTDOWN;
+    saved = r->stopping || r->state == JOURNAL_PROMOTED ? ESHUTDOWN : ENOENT;
     result = -1;
   }
   if (result == -1)
@@ -249,39 +260,48 @@ build (struct replica *r, struct view *v)
   return result;
 }
 
-int
-view_open (struct replica *r, uint64_t checkpoint, struct view **view)
+static int
+try_open (struct replica *r, uint64_t wanted, struct view **view)
 {
-  bool newest;
+  uint64_t checkpoint = wanted, target;
 
   {
     SCOPED_LOCK (&r->lock);
 
     if (view_check_state_locked (r, &checkpoint) == -1)
       return -1;
-    while ((*view = find_locked (r, checkpoint)) != NULL && (*view)->building)
+    *view = find_locked (r, checkpoint);
+    if (*view && (*view)->building) {
       pthread_cond_wait (&r->changed, &r->lock);
+      return AGAIN;
+    }
     if (*view) {
       (*view)->users++;
-      return 0;
+      return SHARED;
     }
-    newest = checkpoint == r->checkpoint.id;
-    if (!newest) {
-      uint64_t target;
-
+    /* Many segments make reads slow: then the newest has a map of its own as any other. */
+    if (checkpoint != r->checkpoint.id ||
+        writeout_segments (r->wo) >= WRITEOUT_SEGMENTS) {
       (void) writeout_resume (r->wo, &target);
       if (target > checkpoint) {
         errno = ENOENT;
         return -1;
       }
-      *view = add_locked (r, checkpoint);
-      if (*view == NULL)
-        return -1;
+      return (*view = add_locked (r, checkpoint)) ? ADDED : -1;
     }
   }
-  if (newest && add_newest (r, view) == -1)
-    return -1;
-  return build (r, *view);
+  return add_newest (r, wanted, view);
+}
+
+int
+view_open (struct replica *r, uint64_t checkpoint, struct view **view)
+{
+  int result;
+
+  do
+    result = try_open (r, checkpoint, view);
+  while (result == AGAIN);
+  return result == ADDED ? build (r, *view) : result;
 }
 
 int

@@ -316,7 +316,9 @@ go_direct (struct replica *r)
     pthread_mutex_lock (&r->lock);
     (void) merge_locked (r);
     r->writing_out = true;
-    map = writeout_begin (r->wo, &target);
+    /* A resync may have come in between: from here on it waits for us. */
+    map = r->hold_writeout || r->state != JOURNAL_PROMOTED ? NULL :
+      writeout_begin (r->wo, &target);
     pthread_mutex_unlock (&r->lock);
     if (map)
       (void) cycle (r, map, target);    /* says itself what went wrong */

@@ -57,6 +57,12 @@ unit_test_replica_found_SOURCES = unit/test-replica-found.c
 unit_test_replica_found_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_found_LDADD = $(TORTURE_LIBS)
 
+TESTS += unit/test-replica-races
+check_PROGRAMS += unit/test-replica-races
+unit_test_replica_races_SOURCES = unit/test-replica-races.c
+unit_test_replica_races_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_races_LDADD = $(TORTURE_LIBS)
+
 # make torture SEEDS=n: n lives, and their share of the rest.
 SEEDS = 1000
 .PHONY: torture

@@ -12,7 +12,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 from libmcbuf import (KiB, MiB, NO_CHECKPOINT, REFUSED, Control, Disk, Faults, Server, StartError, check,
-                      connect_errno, done, equal, main, nbd_errno, random_data,
+                      connect_errno, done, equal, main, nbd_errno, poll, random_data,
                       random_range, read_all, read_file, refused, same, seeded, sparse_file, tool,
                       write_file)
 from libstore import Store
@@ -312,6 +312,51 @@ def test_join_recover(test):
         group.server.kill()
         tool("mcbuf-recover", group.server.journal)
         group.images(["vda", "vdb"], want, "recovered with both")
+        for name in os.listdir(test.path("j")):
+            os.unlink(test.path("j/" + name))
+
+
+def test_join_older(test):
+    """Back to a checkpoint from before a disk joined: that disk is no part of what is promoted."""
+    rng = seeded("join and older")
+    for online in (False, True):
+        for path in ("vda.img", "vdb.img"):
+            if os.path.exists(test.path(path)):
+                os.unlink(test.path(path))
+        group = Group(test, ["vda"], options=("baseline=trusted", "history=100"))
+        group.write(rng, "vda")
+        group.server.commit()
+        want = group.copies()
+        group.stop()
+        group.make("vdb")
+        group.start(["vda", "vdb"], "add-disk=vdb", "history=100")
+        group.write(rng, "vdb")
+        scratch = group.server.connect("vda@scratch")
+        second = group.server.commit()["checkpoint"]
+        # A scratch of another disk holds on to a checkpoint that does not have this one.
+        check(connect_errno(group.server, "vdb@scratch") != 0, "vdb@scratch from before it joined")
+        scratch.shutdown()
+        poll("vdb@scratch", lambda g=group: connect_errno(g.server, "vdb@scratch") == 0)
+        for name in ("vda", "vdb"):
+            group.write(rng, name)
+        group.server.commit()
+        for name in ("vda", "vdb"):
+            group.write(rng, name)
+        if online:
+            equal(group.server.ask("promote to=1")["checkpoint"], 1, "checkpoint")
+            poll("the backlog to drain", lambda g=group: g.server.status().get("drained"))
+        else:
+            group.server.kill()
+            tool("mcbuf-recover", "--to=1", group.server.journal)
+        group.images(["vda"], want, "back to 1, not", second)
+        if not online:
+            group.start(["vda", "vdb"], "history=100")
+        poll("the divergence of vda", lambda g=group: g.server.ask("divergence disk=vda")["known"])
+        answer = group.server.ask("divergence disk=vdb")
+        check(not answer["known"] and not answer["ranges"] and "full copy" in answer["reason"], answer)
+        result = tool("mcbuf-status", "--divergence", group.server.journal, code=REFUSED)
+        check("full copy" in result.err, result)
+        group.server.kill()
         for name in os.listdir(test.path("j")):
             os.unlink(test.path("j/" + name))
 

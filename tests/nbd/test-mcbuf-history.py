@@ -4,12 +4,15 @@
 
 import errno
 import os
+import struct
 import sys
+import threading
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (KiB, MiB, REFUSED, Server, StartError, check, equal, main, nbd, poll, read_file,
+from libmcbuf import (KiB, MiB, REFUSED, Control, Server, StartError, check, done, equal, main, nbd, poll, read_file,
                       same, seeded, sparse_file, tool)
 
 SIZE = 4 * MiB
@@ -171,6 +174,33 @@ def test_view_is_frozen(test):
     r.server.drained()
 
 
+def test_view_is_the_one(test):
+    """vda@N while N+1 is committed: N or nothing."""
+    r = Replica(test, "history=1000", size=1 * MiB)
+    ended, newest = threading.Event(), [0]
+
+    def commits():
+        with Control(r.server.journal) as control:
+            while not ended.is_set():
+                r.inlets[0].pwrite(struct.pack("<Q", newest[0] + 1) * 512, 0)
+                newest[0] = done(control.ask("commit"))["checkpoint"]
+    thread = threading.Thread(target=commits)
+    thread.start()
+    try:
+        poll("a checkpoint", lambda: newest[0] > 0)
+        until, opened = time.monotonic() + 5, 0
+        while time.monotonic() < until and newest[0] < 900:
+            n = newest[0]
+            h = r.look(n)
+            equal(struct.unpack("<Q", h.pread(8, 0))[0], n, "the content of view", n)
+            h.shutdown()
+            opened += 1
+        check(opened > 10, opened, "views")
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_view_properties(test):
     """Read-only, sized, listed, with holes; old names are refused."""
     r = Replica(test, "history=10", names=("vda", "vdb"))
@@ -178,7 +208,10 @@ def test_view_properties(test):
     n = r.commit()
     h = r.look("latest")
     equal(h.get_size(), SIZE, "size")
-    check(h.is_read_only() and h.can_multi_conn(), "not read-only")
+    check(h.is_read_only(), "not read-only")
+    # Another connection to it may find a newer one: nobody may read from both as from one disk.
+    check(not h.can_multi_conn(), "many connections are offered to what each sees differently")
+    check(r.look(n).can_multi_conn(), "many connections are not offered to one checkpoint")
     refused("a write", lambda: h.pwrite(b"x", 0), errno.EPERM, errno.EROFS, errno.EINVAL)
     r.check_view(h, n)
     names = []

@@ -11,7 +11,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (KiB, MiB, Control, Server, check, equal, main, nbd, poll, read_file, same,
+from libmcbuf import (KiB, MiB, Control, Server, check, done, equal, main, nbd, poll, read_file, same,
                       seeded, sparse_file, tool)
 
 SIZE = 3 * MiB + 777
@@ -229,6 +229,28 @@ def r2(test, how):
     sub = type("Sub", (), {"name": test.name, "path": lambda self, n: test.path(how + "/" + n),
                            "unique": test.unique, "spawn": test.spawn, "replicas": test.replicas})()
     return Replica(sub, names=("vda", "vdb"))
+
+
+def test_promote_scratch_zeroes(test):
+    """More zeroes in one piece than a request, or 32 bits, can say."""
+    size, mark = 9 << 30, b"before" * 100
+    places = (0, (1 << 30) + 5, (4 << 30) - 300, 4 << 30, (5 << 30) + 7, (8 << 30) - 1000, (9 << 30) - len(mark))
+    server = Server(test, sparse_file(test.path("big.img"), size), "baseline=trusted",
+                    "journal-size=64M", "buffer=8M")
+    inlet = server.connect()
+    for at in places:
+        inlet.pwrite(mark, at)
+    server.commit()
+    h = server.connect("@scratch")
+    for at in range(0, 8 << 30, 1 << 30):
+        h.zero(1 << 30, at)
+    done(server.ask("promote scratch"))
+    promoted = server.connect("@promoted")
+    for name, disk in (("scratch", h), ("promoted", promoted)):
+        for at in places:
+            want = mark if at >= 8 << 30 else bytes(len(mark))
+            same(disk.pread(len(mark), at), want, name, "at", at)
+    server.kill()
 
 
 def test_promote_scratch_refused(test):
