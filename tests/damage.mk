@@ -35,6 +35,20 @@ unit_test_recover_io_SOURCES = \
 unit_test_recover_io_LDFLAGS = $(unit_test_replica_torture_LDFLAGS) -Wl,--wrap=sysconf
 unit_test_recover_io_LDADD = $(REPLICA_LIBS)
 
+TESTS += unit/test-replica-laps
+check_PROGRAMS += unit/test-replica-laps
+unit_test_replica_laps_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	unit/test-replica-laps.c \
+	unit/torture-host.c \
+	unit/torture.h \
+	$(NULL)
+unit_test_replica_laps_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
+unit_test_replica_laps_LDADD = $(REPLICA_LIBS)
+
 damage_tests = \
 	nbd/test-mcbuf-damage.py \
 	nbd/test-mcbuf-damage-files.py \
