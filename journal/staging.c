@@ -56,7 +56,7 @@ staging_matches (struct journal *j)
          h->crc == header_crc (h) &&
          memcmp (h->id, j->config.id, HOST_ID_LEN) == 0 &&
          memcmp (h->boot_id, j->boot_id, HOST_ID_LEN) == 0 &&
-         h->nchunks == j->nchunks;
+         h->nchunks <= j->nchunks;      /* it may have grown since */
 }
 
 /* --- Metadata --- */

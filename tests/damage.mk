@@ -49,6 +49,18 @@ unit_test_replica_laps_SOURCES = \
 unit_test_replica_laps_LDFLAGS = $(unit_test_replica_torture_LDFLAGS)
 unit_test_replica_laps_LDADD = $(REPLICA_LIBS)
 
+TESTS += unit/test-journal-resize
+check_PROGRAMS += unit/test-journal-resize
+unit_test_journal_resize_SOURCES = \
+	unit/simdisk.c \
+	unit/simdisk.h \
+	unit/simpages.c \
+	unit/simpages.h \
+	unit/test-journal-resize.c \
+	$(journal_test_help) \
+	$(NULL)
+unit_test_journal_resize_LDADD = $(journal_test_libs)
+
 damage_tests = \
 	nbd/test-mcbuf-damage.py \
 	nbd/test-mcbuf-damage-files.py \

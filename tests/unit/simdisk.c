@@ -256,13 +256,11 @@ sim_fallocate (struct io_file *file, int mode, uint64_t off, uint64_t len)
   struct simdisk *s = disk_of (file);
   struct inode *i = inode_of (file);
 
-  if (mode != 0) {
-    if (before (s, SIMDISK_WRITE) == -1)
-      return -1;
-    if (s->no_zero) {
-      errno = EOPNOTSUPP;
-      return -1;
-    }
+  if ((mode != 0 || off > 0) && before (s, SIMDISK_WRITE) == -1)
+    return -1;
+  if (mode != 0 && s->no_zero) {
+    errno = EOPNOTSUPP;
+    return -1;
   }
   SCOPED_LOCK (&s->lock);
   if (mode == 0) {
