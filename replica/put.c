@@ -437,10 +437,12 @@ put (struct replica *r, const struct replica_export *e, const void *data,
       replica_fail (r, "writing the journal", journal_failed (r->journal));
       errno = EIO;
     }
-    else if (errno != ESHUTDOWN && errno != EAGAIN)
+    else if (errno != ESHUTDOWN && errno != EAGAIN) {
       replica_hole (r, errno, errno == ENOSPC ?
                     "the journal is full of uncommitted epochs: raise journal-size or commit more often" :
                     "cannot take a write into the journal");
+      errno = saved;
+    }
   }
   put_free (&p);
   return result;

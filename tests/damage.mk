@@ -64,6 +64,7 @@ unit_test_journal_resize_LDADD = $(journal_test_libs)
 damage_tests = \
 	nbd/test-mcbuf-damage.py \
 	nbd/test-mcbuf-damage-files.py \
+	nbd/test-mcbuf-journal-size.py \
 	nbd/test-mcbuf-recover-busy.py \
 	nbd/test-mcbuf-recover-kill.py \
 	nbd/test-mcbuf-verify.py \
