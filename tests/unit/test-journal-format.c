@@ -293,7 +293,7 @@ count_extent (void *opaque, uint64_t epoch, const struct journal_extent *ext)
   return 0;
 }
 
-START_TEST (read)
+START_TEST (read_golden)
 {
   struct simdisk *disk = simdisk_new ();
   FILE *fp = golden_open ();
@@ -356,7 +356,7 @@ main (void)
   int failed;
 
   tcase_add_test (t, written);
-  tcase_add_test (t, read);
+  tcase_add_test (t, read_golden);
   tcase_add_test (t, samples);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
