@@ -203,6 +203,13 @@ extern int journal_set_config (struct journal *j,
                                struct mcerror *err);
 extern const char *journal_dir (struct journal *j);
 
+/* Make the file SIZE bytes (in whole chunks) from now on.  Durable.  Before journal_start only.
+ * Smaller: -1 with EBUSY while what is retained lies behind the new end, or leaves too little
+ * room; EAGAIN without the clean mark.  Larger: ENOSPC.  All of these leave it as it was.
+ * EINVAL: not a size for a journal, or the journal is damaged.
+ */
+extern int journal_resize (struct journal *j, uint64_t size);
+
 /* A consistent copy of the newest state. */
 extern void journal_get_state (struct journal *j, struct journal_state *state);
 

@@ -61,7 +61,8 @@ region_is_good (struct journal *j, size_t size)
               h->version, STAGING_VERSION);
   else if (h->magic != STAGING_MAGIC || h->crc != header_crc (h) ||
            memcmp (h->id, j->config.id, HOST_ID_LEN) != 0 ||
-           h->nchunks != j->nchunks || h->nbuffers < STAGING_MIN_BUFFERS ||
+           h->nchunks > j->nchunks ||     /* it may have grown since */
+           h->nbuffers < STAGING_MIN_BUFFERS ||
            h->nbuffers > (size - JOURNAL_BLOCK) / SLOT_SIZE)
     snprintf (j->region_why, sizeof j->region_why,
               "the head of the shared memory that the last server left is damaged");

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/uri.h"
+#include "common/bytes.h"
 #include "replica/internal.h"
 #include "replica/samples.h"
 
@@ -161,6 +162,28 @@ destroy (struct replica *r)
   errno = saved;
 }
 
+/* Whoever names another size gets it if that can be.  It is no reason not to start. */
+static void
+resize (struct replica *r, uint64_t size)
+{
+  const uint64_t was = journal_get_config (r->journal)->size;
+  struct journal_damage damage;
+  const char *why;
+
+  size = ROUND_DOWN (size, (uint64_t) JOURNAL_CHUNK);
+  if (size == was || journal_get_damage (r->journal, &damage) == 1)
+    return;
+  if (journal_resize (r->journal, size) == 0) {
+    replica_log (r, REPLICA_LOG_INFO, "%s/journal has %" PRIu64 " bytes now, and had %" PRIu64,
+                 r->dir, size, was);
+    return;
+  }
+  why = errno == EBUSY ? "what is retained needs more; try again when write-out has caught up" :
+    errno == EAGAIN ? "only after a clean stop" : strerror (errno);
+  replica_log (r, REPLICA_LOG_ERROR, "%s/journal keeps its %" PRIu64 " bytes, journal-size=%" PRIu64
+               " is not used: %s", r->dir, was, size, why);
+}
+
 int
 replica_open (const struct replica_params *params, struct replica **replica,
               struct mcerror *err)
@@ -210,6 +233,8 @@ replica_open (const struct replica_params *params, struct replica **replica,
     samples_take (r->journal, r->disks, r->ndisks);
   if (check_config (r, err) == -1)
     goto error;
+  if (exists && params->journal_size)
+    resize (r, params->journal_size);
   /* Before anything is in shared memory that a start which fails would leave there. */
   if (params->control) {
     char *dir = real_path (params->fs, params->dir);

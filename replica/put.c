@@ -505,10 +505,12 @@ put (struct replica *r, const struct replica_export *e, unsigned disk,
       replica_fail (r, "writing the journal", journal_failed (r->journal));
       errno = EIO;
     }
-    else if (errno != ESHUTDOWN && errno != EAGAIN)
+    else if (errno != ESHUTDOWN && errno != EAGAIN) {
       replica_hole (r, errno, errno == ENOSPC ?
                     journal_is_full (r, what, sizeof what) :
                     "cannot take a write into the journal");
+      errno = saved;
+    }
   }
   put_free (&p);
   return result;

@@ -12,6 +12,8 @@ check_PROGRAMS += unit/test-format-page
 TESTS += unit/test-format-page
 unit_test_format_page_SOURCES = \
 	unit/format-fields.h \
+	unit/simcrash.c \
+	unit/simdisk-impl.h \
 	unit/simdisk.c \
 	unit/simdisk.h \
 	unit/simpages.c \

@@ -315,7 +315,7 @@ sim_fallocate (struct io_file *file, int mode, uint64_t off, uint64_t len)
   struct inode *i = inode_of (file);
   KERNEL ();
 
-  if ((mode != 0 && before (s, SIMDISK_WRITE, path_of (file)) == -1) ||
+  if (((mode != 0 || off > 0) && before (s, SIMDISK_WRITE, path_of (file)) == -1) ||
       called (s, SIMDISK_CALL_SPACE, path_of (file), NULL) == -1)
     return -1;
   if (mode != 0 && s->no_zero) {
