@@ -10,6 +10,8 @@ unit_test_replica_threads_LDADD = $(REPLICA_LIBS)
 tsan_tests = \
 	test-catalog \
 	unit/test-journal-threads \
+	unit/test-replica-limits \
+	unit/test-replica-socket \
 	unit/test-replica-threads \
 	nbd/test-mcbuf-basic.py \
 	nbd/test-mcbuf-commit-cycle.py \
