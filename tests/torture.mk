@@ -40,6 +40,7 @@ unit_libtorture_la_SOURCES = \
 	unit/torture-host.c \
 	unit/torture-life.c \
 	unit/torture-model.c \
+	unit/torture-refault.c \
 	unit/torture-steps.c \
 	unit/torture-verbs.c \
 	unit/torture.h \

@@ -4,7 +4,7 @@
  * DESIGN.md names: see fault_check.
  *
  * MCBUF_TEST_SEED replays (the lives of one script); MCBUF_TORTURE_SEEDS is how many seeds to try;
- * MCBUF_TORTURE_ONLY is "AT,ERROR,STICKY" or "memory,AT,STICKY".
+ * MCBUF_TORTURE_ONLY is "AT,ERROR,STICKY" or "memory,AT,STICKY", or all of "faults", "memory", "recovery".
  */
 #include "config.h"
 
@@ -30,19 +30,6 @@ static const char *const scripts[] = {
 };
 #define SCRIPTS (sizeof scripts / sizeof scripts[0])
 
-struct way { int error; bool sticky; };
-#define WAYS 6
-static const struct way ways[SIMDISK_CALLS][WAYS] = {
-  [SIMDISK_CALL_OPEN] = { { EIO, false }, { EMFILE, false } },
-  [SIMDISK_CALL_READ] = { { EIO, false }, { EINTR, false }, { 0, false }, { EIO, true } },
-  [SIMDISK_CALL_WRITE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false }, { 0, false },
-                           { EIO, true }, { ENOSPC, true } },
-  [SIMDISK_CALL_SYNC] = { { EIO, false }, { ENOSPC, false }, { EIO, true } },
-  [SIMDISK_CALL_SPACE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false } },
-  [SIMDISK_CALL_LOOK] = { { EIO, false } },
-  [SIMDISK_CALL_NAME] = { { EIO, false }, { EACCES, false } },
-};
-
 static uint64_t seed, seeds;
 static uint64_t tried[FAULT_IMAGE + 1], allocations;
 
@@ -60,13 +47,6 @@ params (uint64_t s)
   return (struct life_params) { .seed = s, .script = scripts[s % SCRIPTS] };
 }
 
-static bool
-is_way (const struct way *w, unsigned k)
-{
-  /* The error 0 is one, but not as the first. */
-  return w[k].error != 0 || (k > 0 && k < WAYS - 1 && w[k + 1].error != 0);
-}
-
 static void
 calls (uint64_t s)
 {
@@ -75,16 +55,12 @@ calls (uint64_t s)
 
   torture_test = "faults";
   torture_trace (&p, &all);
-  for (uint64_t n = 0; n < all.ntrace; n++) {
-    const struct way *w = ways[all.trace[n].call];
-
-    for (unsigned k = 0; k < WAYS; k++)
-      if (is_way (w, k)) {
-        p.fault = (struct fault) { .at = n + 1, .error = w[k].error, .sticky = w[k].sticky };
-        (void) torture_life (&p);
-        tried[all.trace[n].where]++;
-      }
-  }
+  for (uint64_t n = 0; n < all.ntrace; n++)
+    for (unsigned k = 0; fault_way (all.trace[n].call, k, &p.fault); k++) {
+      p.fault.at = n + 1;
+      (void) torture_life (&p);
+      tried[all.trace[n].where]++;
+    }
   free (all.trace);
 }
 
@@ -106,6 +82,23 @@ memory (uint64_t s)
   free (all.trace);
 }
 
+/* A life up to each step of the script, and recovery with faults of what that leaves. */
+static void
+recoveries (uint64_t s)
+{
+  struct life_params p = params (s);
+  char part[64];
+
+  torture_test = "recovery";
+  p.refault = true;
+  for (size_t len = 1 + s % 4; len <= strlen (p.script); len += 4) {
+    snprintf (part, sizeof part, "%.*s", (int) len, scripts[s % SCRIPTS]);
+    p.script = part;
+    (void) torture_life (&p);
+    p.script = scripts[s % SCRIPTS];
+  }
+}
+
 static bool
 replay (void)
 {
@@ -121,6 +114,8 @@ replay (void)
     calls (seed);
   else if (strcmp (only, "memory") == 0)
     memory (seed);
+  else if (strcmp (only, "recovery") == 0)
+    recoveries (seed);
   else {
     p.fault.memory = sscanf (only, "memory,%llu,%d", &at, &sticky) == 2;
     MUST (p.fault.memory || sscanf (only, "%llu,%d,%d", &at, &error, &sticky) == 3, "MCBUF_TORTURE_ONLY=%s", only);
@@ -154,11 +149,14 @@ main (void)
   for (uint64_t i = 0; i < MAX (seeds, (uint64_t) SCRIPTS); i++) {
     calls (seed + i);
     memory (seed + i);
+    recoveries (seed + i);
   }
   report ("faults of the journal", tried[FAULT_JOURNAL]);
   report ("faults of the acknowledged mark and the lock", tried[FAULT_MARK]);
   report ("faults of the catalog", tried[FAULT_CATALOG]);
   report ("faults of backing images", tried[FAULT_IMAGE]);
   report ("allocations that failed", allocations);
+  printf ("TRIED invariant=6,7 test=unit/test-replica-faults what=\"calls and allocations of a recovery that failed\" n=%llu\n",
+          (unsigned long long) torture_refaults);
   return 0;
 }

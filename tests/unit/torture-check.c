@@ -14,7 +14,6 @@
 
 #define MAX_NESTED 32
 #define MAX_DEPTH 3             /* crashes of recovery from a crash of recovery ... */
-#define NESTED_ODDS 3
 
 uint64_t torture_states, torture_faults;
 
@@ -33,7 +32,9 @@ torture_fail (const char *fmt, ...)
              torture_test, torture_doing,
              (unsigned long long) (l->disk ? simdisk_ops (l->disk) : 0),
              (unsigned long long) l->p.seed);
-  if (l && l->p.fault.memory)
+  if (l && l->p.refault)
+    fprintf (stderr, "recovery; call or allocation %llu, error %d\n", (unsigned long long) l->fault.at, l->fault.error);
+  else if (l && l->p.fault.memory)
     fprintf (stderr, "memory,%llu,%d\n", (unsigned long long) l->p.fault.at, l->p.fault.sticky);
   else if (l && l->p.fault.at)
     fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fault.at,
@@ -148,14 +149,8 @@ torture_images (const struct life *life, struct simdisk *disk,
 
 /* --- recovery --- */
 
-struct answer {
-  int code;                     /* enum mcexit */
-  uint64_t id, generation;
-  char text[1024];
-};
-
-static struct answer
-recover (struct simdisk *disk, const char *to)
+struct answer
+torture_recover (struct simdisk *disk, const char *to)
 {
   struct recover_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
                               .to = to };
@@ -176,8 +171,8 @@ recover (struct simdisk *disk, const char *to)
 }
 
 /* Of what may be, which is it? */
-static const struct outcome *
-match (const struct life *life, struct simdisk *disk, const struct expect *e,
+const struct outcome *
+torture_match_answer (const struct life *life, struct simdisk *disk, const struct expect *e,
        const struct answer *a, bool garble)
 {
   const struct outcome *id = NULL;
@@ -244,7 +239,7 @@ on_nested_op (void *opaque, enum simdisk_op op)
 
   undecided = x->syncs < 4;     /* the journal, its directory, its parent; then the record */
   x->syncs += op == SIMDISK_SYNC;
-  if (x->n == MAX_NESTED || host_below (x->depth == 0 ? NESTED_ODDS : 8) != 0)
+  if (x->n == MAX_NESTED || host_below (x->depth > 0 ? 8 : x->life->p.subsets ? 1 : 3) != 0)
     return;
   after = simdisk_crash (x->disk, how, host_bits);
   boot = host_boot (host_new_boot ());
@@ -254,16 +249,16 @@ on_nested_op (void *opaque, enum simdisk_op op)
   if (again.depth < MAX_DEPTH)
     x->answer[x->n] = recover_crashing (&again, after, &again);
   else
-    x->answer[x->n] = recover (after, NULL);
-  (void) match (x->life, after, x->e, &x->answer[x->n], again.garble);
+    x->answer[x->n] = torture_recover (after, NULL);
+  (void) torture_match_answer (x->life, after, x->e, &x->answer[x->n], again.garble);
   x->n++;
   x->undecided += undecided;
   host_boot (boot);
   simdisk_free (after);
 }
 
-static void
-same_answer (const struct answer *a, const struct answer *b, const char *what)
+void
+torture_same_answer (const struct answer *a, const struct answer *b, const char *what)
 {
   MUST (a->code == b->code && a->id == b->id &&
         (a->code != MCEXIT_DONE || a->generation == b->generation),
@@ -286,11 +281,11 @@ recover_crashing (const struct nested *from, struct simdisk *disk,
   x->disk = disk;
   x->n = x->undecided = x->syncs = 0;
   simdisk_hook (disk, on_nested_op, x);
-  a = recover (disk, NULL);
+  a = torture_recover (disk, NULL);
   simdisk_hook (disk, NULL, NULL);
-  (void) match (x->life, disk, x->e, &a, x->garble);
+  (void) torture_match_answer (x->life, disk, x->e, &a, x->garble);
   for (unsigned i = x->undecided; i < x->n; i++)
-    same_answer (&x->answer[i], &a, "recovery that crashed");
+    torture_same_answer (&x->answer[i], &a, "recovery that crashed");
   return a;
 }
 
@@ -304,10 +299,10 @@ again (const struct life *life, struct simdisk *disk, const struct expect *e,
   struct answer second;
 
   host_boot (host_new_boot ());
-  second = recover (after, host_below (8) ? NULL : "1999-01-01 12:00");
+  second = torture_recover (after, host_below (8) ? NULL : "1999-01-01 12:00");
   if (second.code == MCEXIT_REFUSED && first->code == MCEXIT_DONE)
-    second = recover (after, NULL);
-  same_answer (first, &second, "recovered again");
+    second = torture_recover (after, NULL);
+  torture_same_answer (first, &second, "recovered again");
   if (o->base)
     MUST (torture_images (life, after, e, o, garble),
           "recovered to checkpoint %llu again: the images have changed",
@@ -335,7 +330,7 @@ choose (const struct life *life, struct simdisk *disk, const struct expect *e,
     MUST (o.base, "checkpoint %llu is offered, which never was one",
           (unsigned long long) o.id);
     snprintf (text, sizeof text, "%llu", (unsigned long long) o.id);
-    a = recover (disk, text);
+    a = torture_recover (disk, text);
     MUST (a.code == MCEXIT_DONE && a.id == o.id, "recover --to=%s: code %d: %s",
           text, a.code, a.text);
     MUST (torture_images (life, disk, e, &o, garble),
@@ -477,8 +472,8 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
     then.late = e->late;
     then.nlate = e->nlate;
   }
-  a = recover (disk, NULL);
-  (void) match (life, disk, &then, &a, garble);
+  a = torture_recover (disk, NULL);
+  (void) torture_match_answer (life, disk, &then, &a, garble);
   for (unsigned d = 0; d < TORTURE_DISKS; d++)
     free (got.disk[d]);
 }
@@ -526,8 +521,8 @@ torture_check (const struct life *life, struct simdisk *disk,
     choose (life, disk, e, garble);
     return;
   }
-  a = dice < 12 ? recover_crashing (&x, disk, &x) : recover (disk, NULL);
-  o = match (life, disk, e, &a, garble);
+  a = dice < 12 ? recover_crashing (&x, disk, &x) : torture_recover (disk, NULL);
+  o = torture_match_answer (life, disk, e, &a, garble);
   if (dice < 32)
     again (life, disk, e, o, &a, garble);
 }

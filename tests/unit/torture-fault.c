@@ -124,7 +124,8 @@ where_is (const char *path)
   if (strstr (path, "/acked") || strstr (path, "/lock"))
     return FAULT_MARK;
   /* A directory: the catalog's files have names in it, too. */
-  if (strstr (path, "/journal") == NULL && strcmp (torture_doing, "opening") != 0)
+  if (strstr (path, "/journal") == NULL &&
+      (strcmp (torture_doing, "keeping the catalog") == 0 || strcmp (torture_doing, "stopping") == 0))
     return FAULT_CATALOG;
   return FAULT_JOURNAL;
 }
@@ -184,15 +185,41 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   return f->error;
 }
 
+static const struct way { int error; bool sticky; } ways[SIMDISK_CALLS][7] = {
+  [SIMDISK_CALL_OPEN] = { { EIO, false }, { EMFILE, false } },
+  [SIMDISK_CALL_READ] = { { EIO, false }, { EINTR, false }, { 0, false }, { EIO, true } },
+  [SIMDISK_CALL_WRITE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false }, { 0, false },
+                           { EIO, true }, { ENOSPC, true } },
+  [SIMDISK_CALL_SYNC] = { { EIO, false }, { ENOSPC, false }, { EIO, true } },
+  [SIMDISK_CALL_SPACE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false } },
+  [SIMDISK_CALL_LOOK] = { { EIO, false } },
+  [SIMDISK_CALL_NAME] = { { EIO, false }, { EACCES, false } },
+};
+
+bool
+fault_way (enum simdisk_call call, unsigned k, struct fault *f)
+{
+  const struct way *w = &ways[call][k];
+
+  *f = (struct fault) { .error = w->error, .sticky = w->sticky };
+  return w->error != 0 || w[1].error != 0;
+}
+
+void
+fault_arm (struct life *l, struct simdisk *disk, const struct fault *f)
+{
+  l->fault = *f;
+  l->fault.n = 0;
+  if (!f->memory)
+    simdisk_calls (disk, on_call, l);
+}
+
 void
 fault_watch (struct life *l)
 {
   watched = l;
-  l->fault = l->p.fault;
-  l->fault.n = 0;
   simdisk_inside = inside;
-  if (!l->fault.memory)
-    simdisk_calls (l->disk, on_call, l);
+  fault_arm (l, l->disk, &l->p.fault);
 }
 
 void
@@ -210,8 +237,8 @@ fault_end (struct life *l)
 }
 
 /* What can be gone on with at once, and what nothing depends on. */
-static bool
-is_harmless (const struct fault *f)
+bool
+fault_is_harmless (const struct fault *f)
 {
   return !f->memory && (f->error == 0 || f->error == EINTR || f->what.where == FAULT_CATALOG);
 }
@@ -223,7 +250,7 @@ fault_excuses (const struct life *l)
 
   if (!f->hit || f->past)
     return false;
-  if (is_harmless (f))
+  if (fault_is_harmless (f))
     return false;
   if (f->sticky && f->n <= f->at + FAULT_LASTS)
     return true;
@@ -244,7 +271,7 @@ fault_check (struct life *l)
     return;
   if (f->state != JOURNAL_FAILED && (f->memory || f->what.where != FAULT_JOURNAL))
     MUST (state != JOURNAL_FAILED, "failed, though nothing was wrong with the journal: %s", l->r->reason);
-  if (is_harmless (f))
+  if (fault_is_harmless (f))
     MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE, "stale, though nothing was lost: %s", l->r->reason);
   if (f->memory)
     return;

@@ -315,6 +315,8 @@ life_end (struct life *l)
   if (l->r && life_random (l, 3) == 0)
     stop (l);
   how = crash (l);
+  if (l->p.refault)
+    torture_refault (l);
   torture_check (l, l->disk, &l->expect, how, "");
   simdisk_free (l->disk);
   l->disk = NULL;

@@ -8,6 +8,7 @@
  *   torture-life.c     one life of a replica: servers come and go, steps follow each other
  *   torture-fault.c    one call of the disk, or one allocation, that fails
  *   torture-check.c    what a crash left: recovery, or a server that goes on
+ *   torture-refault.c  recovery whose calls and allocations fail
  *   torture-catalog.c  what the catalog says
  *   test-replica-*.c   which lives are lived
  *
@@ -163,6 +164,12 @@ struct fault {
 
 /* From here on L's disk's calls, and allocations while the library runs, count. */
 extern void fault_watch (struct life *l);
+/* From here on DISK's calls count anew, for F. */
+extern void fault_arm (struct life *l, struct simdisk *disk, const struct fault *f);
+/* The Kth way in which CALL can fail; false: there are no more. */
+extern bool fault_way (enum simdisk_call call, unsigned k, struct fault *f);
+/* Can be gone on with at once, or nothing depends on it. */
+extern bool fault_is_harmless (const struct fault *f);
 extern void fault_move (struct life *l);        /* to a new disk */
 extern void fault_end (struct life *l);
 /* May a request fail because of what was done to it? */
@@ -191,6 +198,7 @@ struct life_params {
   unsigned laps, steps;         /* lives on the way, requests in each */
   bool large;                   /* writes that lap the journal */
   bool greedy;                  /* until it is full */
+  bool refault;                 /* at the end, recovery with faults */
   unsigned meanwhile;           /* one operation in so many is overtaken by a request; 0: none */
   unsigned short_len;           /* of writes */
   struct fault fault;
@@ -291,6 +299,22 @@ extern struct replica_export life_export (struct life *l, unsigned disk);
 
 extern uint64_t torture_states, torture_faults;
 
+struct answer {
+  int code;                     /* enum mcexit */
+  uint64_t id, generation;
+  char text[1024];
+};
+
+extern struct answer torture_recover (struct simdisk *disk, const char *to);
+/* Of what may be, which is it?  GARBLE: sectors in flight may hold anything. */
+extern const struct outcome *torture_match_answer (const struct life *life,
+                                                   struct simdisk *disk,
+                                                   const struct expect *e,
+                                                   const struct answer *a,
+                                                   bool garble);
+extern void torture_same_answer (const struct answer *a, const struct answer *b,
+                                 const char *what);
+
 /* DISK is what a crash of kind HOW, at an operation on PATH, left: recover it, and more. */
 extern void torture_check (const struct life *life, struct simdisk *disk,
                            const struct expect *e, enum simdisk_crash how,
@@ -304,6 +328,12 @@ extern bool torture_contents (const struct life *life,
 extern const struct outcome *torture_match (const struct life *life,
                                             struct replica *r,
                                             const struct expect *e);
+
+/* --- torture-refault.c ---------------------------------------------------- */
+
+extern uint64_t torture_refaults;
+/* The power was lost: recover, with each call and each allocation failing. */
+extern void torture_refault (struct life *l);
 
 /* --- torture-catalog.c ---------------------------------------------------- */
 
