@@ -20,6 +20,20 @@ tsan_tests = \
 	$(NULL)
 EXTRA_DIST += tsan.supp
 
+# A selection for an instrumented build (make check-asan ASAN_TESTS=check-sanitized): all units, and
+# nbdkit with the plugin and the sanitizer's library loaded before.  ASAN_TESTS=check is everything.
+sanitized_tests = \
+	nbd/test-mcbuf-basic.py \
+	nbd/test-mcbuf-commit-cycle.py \
+	nbd/test-mcbuf-promote.py \
+	nbd/test-mcbuf-restart.py \
+	nbd/test-mcbuf-states.py \
+	$(NULL)
+.PHONY: check-sanitized
+check-sanitized:
+	$(MAKE) $(AM_MAKEFLAGS) check-units
+	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS="$(sanitized_tests)"
+
 # Reports go to files, so that one of nbdkit's is not lost.
 .PHONY: check-tsan
 check-tsan: $(filter-out %.py,$(tsan_tests)) libfaults.la
