@@ -190,6 +190,8 @@ def test_soft_limit(test):
         equal(status["state"], "protected", "state")
         if status["reason"]:
             told = i
+            h.pwrite(data, 0)                   # well beyond the limit
+            h.pwrite(data, MiB)
             break
     check(told is not None and told > 8, "told after", told, "MiB")
     check("journal runs short" in status["reason"], status["reason"])

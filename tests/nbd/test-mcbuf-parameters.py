@@ -289,8 +289,8 @@ def test_only_the_entry_point(test):
     equal(shown, ["plugin_init"], "symbols")
 
 
-def test_existing_journal_keeps_its_size(test):
-    """journal-size and baseline are only looked at when the journal is made."""
+def test_later_starts(test):
+    """baseline is only looked at when the journal is made; a journal keeps its size until another is named."""
     path = image(test)
     server = Server(test, path, "journal-size=32M", "buffer=8M")
     server.connect().pwrite(b"x", 0)
@@ -299,9 +299,13 @@ def test_existing_journal_keeps_its_size(test):
     server.start()
     equal(server.status()["state"], "syncing", "baseline=trusted on a later start")
     server.stop()
-    server.params = [path, "buffer=8M", "journal-size=64M"]
+    server.params = [path, "buffer=8M"]
     server.start()
     equal(server.status()["journal"]["size"], 32 * MiB, "journal size")
+    server.stop()
+    server.params += ["journal-size=64M"]
+    server.start()
+    equal(server.status()["journal"]["size"], 64 * MiB, "journal size")
 
 
 main(globals())
