@@ -113,6 +113,10 @@ static uint64_t
 known_zero (struct replica *r, unsigned disk, uint64_t offset, uint64_t length)
 {
   uint64_t n = committed_zero (r, disk, offset, MIN (length, (uint64_t) LOOK));
+
+  /* Up to the end, or a block's: what an image says of holes may end anywhere. */
+  if (n < length)
+    n = MAX (ROUND_DOWN (offset + n, (uint64_t) BLOCK), offset) - offset;
   SCOPED_LOCK (&r->lock);
 
   return n > 0 &&

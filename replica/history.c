@@ -85,11 +85,13 @@ history_holds_locked (struct replica *r, const struct writeout_oldest *oldest)
 }
 
 /* Does a segment end with the checkpoint that was added last?  N more came with it since
- * the segment that began at FIRST.
+ * the segment that began at FIRST.  After so many as a read may look through the rest is one.
  */
 static bool
 part_is_full (const struct replica *r, uint64_t n, uint64_t first, uint64_t time)
 {
+  if (writeout_segments (r->wo) + r->restored >= WRITEOUT_SEGMENTS)
+    return false;
   return (r->history.checkpoints &&
           n >= MAX (r->history.checkpoints / PARTS, UINT64_C (1))) ||
     (r->history.ns && time > first && time - first >= r->history.ns / PARTS);
@@ -136,6 +138,7 @@ history_restore (struct replica *r, const struct journal_state *state,
                   list[rest ? n - 1 : i].time, MAX (held, (size_t) 1), e);
     from = upto;
     held = 0;
+    r->restored++;
   }
   if (!writeout_is_empty (r->wo))
     r->backlog_since = host_monotonic_ns ();

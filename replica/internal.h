@@ -114,6 +114,7 @@ struct replica {
   struct writeout *wo;
   struct replica_history history;       /* constant */
   bool history_yields;          /* the journal runs short */
+  unsigned restored;            /* epochs that a restart made of the history, to be merged */
   struct view *views;
   struct divergence *divergence;        /* of the last promote; NULL: none that is known */
   struct epoch *discarded;      /* by it, to be noted there … */

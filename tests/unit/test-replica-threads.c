@@ -44,7 +44,7 @@ struct writer {
   unsigned n;
   uint64_t random;
   bool promoted;                /* writes to NAME@promoted */
-  bool shut;                    /* was told ESHUTDOWN */
+  _Atomic bool shut;            /* was told ESHUTDOWN */
   struct replica_export export;
   uint8_t now[PART];
 };
@@ -347,6 +347,17 @@ end (void)
     EXPECT (pthread_join (others[i], NULL) == 0);
 }
 
+/* Each finds it out with its next write, whenever it gets to that. */
+static void
+wait_shut (void)
+{
+  for (unsigned i = 0; i < WRITERS; i++)
+    for (unsigned n = 0; !writers[i].shut; n++) {
+      ck_assert_msg (n < 120000, "writer %u was not shut out", i);
+      (void) usleep (1000);
+    }
+}
+
 static void
 expect_shut (bool shut)
 {
@@ -414,6 +425,7 @@ START_TEST (everybody)
   begin_writers ();
   (void) usleep (seconds () * 100000);
   ask ("promote");
+  wait_shut ();
   end ();
   expect_shut (true);
   take_stock (true);
