@@ -281,7 +281,7 @@ def test_journal_no_room(test):
         check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
         # Here the file system says that there is room, and then there is none.
         faults = Faults(test)
-        faults.fail("pwrite", "journal.new", errno.ENOSPC)
+        faults.fail("pwrite", "journal.new", err=errno.ENOSPC)
         try:
             Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
                    env=faults.env, preload=faults.preload)

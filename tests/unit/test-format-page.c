@@ -323,7 +323,7 @@ START_TEST (newer)
   ck_assert_int_eq (err.code, MCEXIT_USAGE);
   ck_assert_int_eq (errno, ENOTSUP);
   ck_assert_msg (strstr (err.text, super[_i].words) != NULL, "%s", err.text);
-  ck_assert_msg (strstr (err.text, "reads version 1 (features 0)") != NULL, "%s", err.text);
+  ck_assert_msg (strstr (err.text, "reads version 1 (features 0x1)") != NULL, "%s", err.text);
   /* The lock is signed and what is there is synced: that is all. */
   ck_assert_uint_le (simdisk_ops (disk) - ops, 4);
   ck_assert_uint_eq (simdisk_size (disk, JOURNAL), JOURNAL_MIN_SIZE);

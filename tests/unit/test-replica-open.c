@@ -88,15 +88,15 @@ START_TEST (other_disks)
   refused ("65 disks");
 
   p.ndisks = 1;                 /* one is missing */
-  refused ("disk 2 is vdb (/sim/b.img)");
+  refused ("this journal has disk vdb, which is not named");
   p.ndisks = 2;
   d[1].name = "vdc";            /* another name */
-  refused ("disk 2 is vdb");
+  refused ("vdb");
   d[1].name = "vdb";
   make_image ("/sim/c.img", 4096);
   d[2] = (struct replica_disk_params) { .name = "vdc", .path = "/sim/c.img" };
   p.ndisks = 3;                 /* one too many */
-  refused ("disk vdc is not in this journal");
+  refused ("it has no disk vdc");
   p.ndisks = 2;
 
   memset (too_long + 5, 'x', sizeof too_long - 6);
