@@ -8,11 +8,19 @@ main_tests = \
 TESTS += $(main_tests)
 EXTRA_DIST += $(main_tests)
 
-# The programs among the tests, which are the units.  The torture test is one
-# of many minutes under an instrumented build: run it there by hand.
+# The programs among the tests, which are the units.  Those that try states by the thousand are
+# of many minutes under an instrumented build: run them there by hand.
+long_units = \
+	unit/test-recover-io \
+	unit/test-replica-damage \
+	unit/test-replica-faults \
+	unit/test-replica-groups \
+	unit/test-replica-laps \
+	unit/test-replica-torture \
+	$(NULL)
 .PHONY: check-units check-valgrind
 check-units:
-	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$(filter-out %.sh %.py %-torture,$(TESTS))"
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$(filter-out %.sh %.py $(long_units) $(long_units:=$(EXEEXT)),$(TESTS))"
 
 # Valgrind runs the units, and nbdkit and the tools in these:
 valgrind_tests = \
