@@ -201,6 +201,13 @@ try_recovery (struct simdisk *harmed)
   return err.code;
 }
 
+/* Is PLACE data or a table of the commit that the power loss was in the middle of? */
+static bool
+is_torn (const struct damage_place *place)
+{
+  return life->torn && place->checkpoint > life->newest;
+}
+
 /* --verify finds what recovery finds, and more; it changes nothing. */
 static void
 try_verify (struct simdisk *harmed, int code)
@@ -220,10 +227,16 @@ try_verify (struct simdisk *harmed, int code)
   /* An image that is not there may be elsewhere; that is a note. */
   MUST (r == -1 || code == MCEXIT_DONE || (harm->harm == HARM_IMAGE_LOST && found.nnotes > 0),
         "verified, but recovery says %d", code);
-  /* A record that was under way when the power went cannot be told from one that was torn. */
+  /* What was under way when the power went, a record, or data and table of a commit that nothing
+   * acknowledged, cannot be told from what was torn: it is dropped.
+   */
   if (harm->harm == HARM_BIT &&
-      !((life->ending == END_TORN || life->ending == END_WRITING) && (harm->second || harm->place.area == AREA_RECORD)))
+      !((life->ending == END_TORN || life->ending == END_WRITING) &&
+        (harm->second || harm->place.area == AREA_RECORD || is_torn (&harm->place))))
     MUST (r == -1 && err.code == MCEXIT_DAMAGE && found.ndamage > 0, "verified, though it is not whole");
+  if (harm->harm == HARM_BIT && is_torn (&harm->place) && r == 0)
+    MUST (result.checkpoint.id == life->newest, "verified as checkpoint %" PRIu64 ", which is not whole",
+          result.checkpoint.id);
   if (harm->harm == HARM_NONE)
     MUST (r == 0 || !life->has_checkpoint, "not verified: %s", err.text);
   recover_findings_free (&found);
