@@ -82,7 +82,7 @@ live (struct life_params p)
 {
   (void) torture_life (&p);
   if (getenv ("TORTURE_LIVES"))
-    printf ("%llu: %llu\n", (unsigned long long) p.seed, (unsigned long long) torture_states);
+    fprintf (stderr, "%llu: %llu\n", (unsigned long long) p.seed, (unsigned long long) torture_states);
 }
 
 /* By hand: each run is its replay. */
