@@ -18,6 +18,7 @@ TORTURE_WRAP = \
 	-Wl,--wrap=mmap \
 	-Wl,--wrap=munmap \
 	-Wl,--wrap=posix_memalign \
+	-Wl,--wrap=pthread_cond_timedwait \
 	-Wl,--wrap=realloc \
 	-Wl,--wrap=strdup \
 	-Wl,--wrap=strndup \

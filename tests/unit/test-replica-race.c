@@ -2,7 +2,7 @@
 /* Writers, readers, seals, commits and write-out at once, on a simulated disk that loses its power now and then.
  *
  * Nobody knows the order in which what overlaps takes place.  But each write is filled with its number and has a begin and
- * an end, tickets of one counter, and so have seals and reads: a sector that is read, or recovered, must hold
+ * an end, tickets of one counter, and so have seals and reads: a piece, a quarter of a sector, that is read, or recovered, must hold
  * a write that is not wholly behind that moment, and that no other one follows which was wholly before it.
  * In a recovered image a write is whole, and none is missing that ended before one that is there began.
  */
@@ -21,9 +21,9 @@
 #include "unit/simvfs.h"
 #include "unit/torture.h"
 
-#define SECTOR 512u
+#define PIECE 128u
 #define DISKS 2u
-#define SECTORS 640u            /* of a disk */
+#define PIECES 640u             /* of a disk */
 #define WRITERS 4u
 #define WRITES 2500u            /* of each writer */
 #define READERS 2u
@@ -38,10 +38,10 @@ struct write {
   bool zero;
 };
 
-/* What a sector held, between two tickets. */
+/* What a piece held, between two tickets. */
 struct look {
   uint64_t begin, end, value;
-  uint32_t disk, sector;
+  uint32_t disk, piece;
 };
 
 struct epoch_log {
@@ -66,8 +66,8 @@ static struct epoch_log epochs[EPOCHS];
 static struct crash crashes[CRASHES + 1];
 static unsigned ncrashes;
 
-/* Which writes touch a sector. */
-static struct { unsigned *list, n; } touch[DISKS][SECTORS];
+/* Which writes touch a piece. */
+static struct { unsigned *list, n; } touch[DISKS][PIECES];
 
 static uint64_t
 next_ticket (void)
@@ -84,27 +84,27 @@ inlet (unsigned d)
 static void
 write_one (void)
 {
-  uint8_t buf[32 * SECTOR];
+  uint8_t buf[32 * PIECE];
   unsigned id = atomic_fetch_add (&nwrites, 1) + 1;
   struct write *w = &writes[id];
   struct replica_export x;
   int result;
 
   w->disk = host_below (DISKS);
-  w->first = host_below (host_below (2) ? SECTORS : 40);        /* some are hot */
-  w->n = 1 + host_below (MIN (SECTORS - w->first, host_below (4) ? 8u : 32u));
+  w->first = host_below (host_below (2) ? PIECES : 40);        /* some are hot */
+  w->n = 1 + host_below (MIN (PIECES - w->first, host_below (4) ? 8u : 32u));
   w->zero = host_below (10) == 0;
   x = inlet (w->disk);
-  for (unsigned i = 0; i < w->n * SECTOR; i += 8)
+  for (unsigned i = 0; i < w->n * PIECE; i += 8)
     memcpy (buf + i, &(uint64_t) { id }, 8);
   w->begin = next_ticket ();
   result = w->zero ?
-    replica_zero (r, &x, w->n * SECTOR, (uint64_t) w->first * SECTOR, REPLICA_MAY_TRIM) :
-    replica_pwrite (r, &x, buf, w->n * SECTOR, (uint64_t) w->first * SECTOR, 0);
+    replica_zero (r, &x, w->n * PIECE, (uint64_t) w->first * PIECE, REPLICA_MAY_TRIM) :
+    replica_pwrite (r, &x, buf, w->n * PIECE, (uint64_t) w->first * PIECE, 0);
   if (result == -1)
     ck_abort_msg ("write: %m (%s)", r->reason);
   w->end = next_ticket ();
-  ahead += w->n * SECTOR + 4096;
+  ahead += w->n * PIECE + 4096;
 }
 
 static void *
@@ -124,22 +124,22 @@ static void *
 reader (void *arg)
 {
   unsigned me = (uintptr_t) arg, kept = 0;
-  uint8_t buf[16 * SECTOR];
+  uint8_t buf[16 * PIECE];
 
   host_seed (me + 100);
   while (running > 0) {
     unsigned d = host_below (DISKS), n = 1 + host_below (16);
-    unsigned first = host_below (host_below (2) ? SECTORS - n : 40), at = host_below (n);
-    struct look l = { .disk = d, .sector = first + at, .begin = next_ticket () };
+    unsigned first = host_below (host_below (2) ? PIECES - n : 40), at = host_below (n);
+    struct look l = { .disk = d, .piece = first + at, .begin = next_ticket () };
     struct replica_export x = inlet (d);
 
-    if (replica_pread (r, &x, buf, n * SECTOR, (uint64_t) first * SECTOR) == -1)
+    if (replica_pread (r, &x, buf, n * PIECE, (uint64_t) first * PIECE) == -1)
       ck_abort_msg ("read: %m");
     l.end = next_ticket ();
-    memcpy (&l.value, buf + at * SECTOR, sizeof l.value);
-    for (unsigned i = 0; i < SECTOR; i += 8)
-      if (memcmp (buf + at * SECTOR + i, &l.value, 8) != 0)
-        ck_abort_msg ("a torn sector was read");
+    memcpy (&l.value, buf + at * PIECE, sizeof l.value);
+    for (unsigned i = 0; i < PIECE; i += 8)
+      if (memcmp (buf + at * PIECE + i, &l.value, 8) != 0)
+        ck_abort_msg ("a torn piece was read");
     if (kept < READS)
       looks[me][kept++] = l;
   }
@@ -224,15 +224,15 @@ index_writes (void)
   }
 }
 
-/* Can W be what SECTOR of disk D holds for somebody who came after BEFORE and left before AFTER? */
+/* Can W be what PIECE of disk D holds for somebody who came after BEFORE and left before AFTER? */
 static bool
-is_newest (const struct write *w, unsigned d, unsigned sector, uint64_t before,
+is_newest (const struct write *w, unsigned d, unsigned piece, uint64_t before,
            uint64_t after)
 {
   if (w->begin >= after)
     return false;
-  for (unsigned i = 0; i < touch[d][sector].n; i++) {
-    const struct write *other = &writes[touch[d][sector].list[i]];
+  for (unsigned i = 0; i < touch[d][piece].n; i++) {
+    const struct write *other = &writes[touch[d][piece].list[i]];
 
     if (other->end != 0 && other->end < before && w->end != 0 && w->end < other->begin)
       return false;
@@ -241,7 +241,7 @@ is_newest (const struct write *w, unsigned d, unsigned sector, uint64_t before,
 }
 
 static bool
-holds (uint64_t value, unsigned d, unsigned sector, uint64_t before,
+holds (uint64_t value, unsigned d, unsigned piece, uint64_t before,
        uint64_t after)
 {
   static const struct write first = { .begin = 0, .end = 1 };
@@ -249,15 +249,15 @@ holds (uint64_t value, unsigned d, unsigned sector, uint64_t before,
   if (value != 0) {
     const struct write *w = &writes[value];
 
-    return value <= nwrites && !w->zero && w->disk == d && sector >= w->first &&
-      sector < w->first + w->n && is_newest (w, d, sector, before, after);
+    return value <= nwrites && !w->zero && w->disk == d && piece >= w->first &&
+      piece < w->first + w->n && is_newest (w, d, piece, before, after);
   }
-  if (is_newest (&first, d, sector, before, after))
+  if (is_newest (&first, d, piece, before, after))
     return true;
-  for (unsigned i = 0; i < touch[d][sector].n; i++) {
-    const struct write *w = &writes[touch[d][sector].list[i]];
+  for (unsigned i = 0; i < touch[d][piece].n; i++) {
+    const struct write *w = &writes[touch[d][piece].list[i]];
 
-    if (w->zero && is_newest (w, d, sector, before, after))
+    if (w->zero && is_newest (w, d, piece, before, after))
       return true;
   }
   return false;
@@ -272,25 +272,25 @@ check_looks (void)
     for (unsigned i = 0; i < nlooks[me]; i++, n++) {
       const struct look *l = &looks[me][i];
 
-      ck_assert_msg (holds (l->value, l->disk, l->sector, l->begin, l->end),
-                     "sector %u of disk %u was read as write %llu", l->sector, l->disk,
+      ck_assert_msg (holds (l->value, l->disk, l->piece, l->begin, l->end),
+                     "piece %u of disk %u was read as write %llu", l->piece, l->disk,
                      (unsigned long long) l->value);
     }
   return n;
 }
 
 static void
-read_images (struct simdisk *s, uint64_t got[DISKS][SECTORS])
+read_images (struct simdisk *s, uint64_t got[DISKS][PIECES])
 {
-  static uint8_t image[SECTORS * SECTOR];
+  static uint8_t image[PIECES * PIECE];
 
   for (unsigned d = 0; d < DISKS; d++) {
     simdisk_read (s, d ? "/sim/1.img" : "/sim/0.img", image, sizeof image);
-    for (unsigned i = 0; i < SECTORS; i++) {
-      memcpy (&got[d][i], image + i * SECTOR, 8);
-      for (unsigned k = 8; k < SECTOR; k += 8)
-        if (memcmp (image + i * SECTOR + k, &got[d][i], 8) != 0)
-          ck_abort_msg ("sector %u of disk %u is torn", i, d);
+    for (unsigned i = 0; i < PIECES; i++) {
+      memcpy (&got[d][i], image + i * PIECE, 8);
+      for (unsigned k = 8; k < PIECE; k += 8)
+        if (memcmp (image + i * PIECE + k, &got[d][i], 8) != 0)
+          ck_abort_msg ("piece %u of disk %u is torn", i, d);
     }
   }
 }
@@ -313,26 +313,26 @@ recover (const struct crash *c)
 static void
 check_crash (const struct crash *c)
 {
-  static uint64_t got[DISKS][SECTORS];
+  static uint64_t got[DISKS][PIECES];
   uint64_t id = recover (c), last = 0;
   const struct epoch_log *e = &epochs[id];
 
   read_images (c->disk, got);
   for (unsigned d = 0; d < DISKS; d++)
-    for (unsigned i = 0; i < SECTORS; i++)
+    for (unsigned i = 0; i < PIECES; i++)
       last = MAX (last, writes[got[d][i]].begin);
   for (unsigned d = 0; d < DISKS; d++)
-    for (unsigned i = 0; i < SECTORS; i++) {
+    for (unsigned i = 0; i < PIECES; i++) {
       const struct write *w = &writes[got[d][i]];
 
       ck_assert_msg (holds (got[d][i], d, i, MAX (e->begin, last), e->end),
-                     "checkpoint %llu: sector %u of disk %u holds write %llu",
+                     "checkpoint %llu: piece %u of disk %u holds write %llu",
                      (unsigned long long) id, i, d, (unsigned long long) got[d][i]);
       for (unsigned s = w->first; s < w->first + w->n; s++) {
         const struct write *v = &writes[got[d][s]];
 
         ck_assert_msg (got[d][s] == 0 || v->end == 0 || v->end > w->begin,
-                       "checkpoint %llu: of write %llu sector %u is there, and not %u",
+                       "checkpoint %llu: of write %llu piece %u is there, and not %u",
                        (unsigned long long) id, (unsigned long long) got[d][i], i, s);
       }
     }
@@ -344,8 +344,8 @@ static void
 open_server (void)
 {
   struct replica_disk_params d[DISKS] = {
-    { "vda", "/sim/0.img", true, SECTORS * SECTOR },
-    { "vdb", "/sim/1.img", true, SECTORS * SECTOR } };
+    { "vda", "/sim/0.img", true, PIECES * PIECE },
+    { "vdb", "/sim/1.img", true, PIECES * PIECE } };
   struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR, .disks = d, .ndisks = DISKS,
                               .journal_size = UINT64_C (32) << 20, .buffer = UINT64_C (8) << 20,
                               .baseline_trusted = true };
@@ -359,7 +359,7 @@ open_server (void)
 static void
 exactly (void)
 {
-  static uint8_t want[DISKS][SECTORS * SECTOR];
+  static uint8_t want[DISKS][PIECES * PIECE];
   struct crash c;
   uint64_t epoch;
 
@@ -371,10 +371,10 @@ exactly (void)
   epoch = seal ();
   for (unsigned i = 0; i < 50; i++) {
     struct replica_export x = inlet (i % DISKS);
-    uint8_t junk[SECTOR];
+    uint8_t junk[PIECE];
 
     memset (junk, 0xee, sizeof junk);
-    ck_assert_int_eq (replica_pwrite (r, &x, junk, sizeof junk, i * SECTOR, 0), 0);
+    ck_assert_int_eq (replica_pwrite (r, &x, junk, sizeof junk, i * PIECE, 0), 0);
     if (i == 25)
       commit (epoch);
   }

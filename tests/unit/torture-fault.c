@@ -101,6 +101,9 @@ hook_libraries (void)
     sql_malloc, sql_free, sql_realloc, sql_size, sql_round, sql_init,
     sql_shutdown, NULL };
 
+  /* What each crash state takes and gives back stays with the process. */
+  (void) mallopt (M_MMAP_THRESHOLD, 32 << 20);
+  (void) mallopt (M_TRIM_THRESHOLD, 1 << 30);
   json_set_alloc_funcs (malloc, free);
   if (sqlite3_config (SQLITE_CONFIG_MALLOC, &methods) != SQLITE_OK)
     abort ();

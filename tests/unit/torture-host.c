@@ -4,6 +4,7 @@
  */
 #include "config.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -141,6 +142,19 @@ __wrap_host_monotonic_ns (void)
 {
   return stepped ? atomic_fetch_add (&ticks, 20000000) + 20000000 :
     __real_host_monotonic_ns ();
+}
+
+extern int __real_pthread_cond_timedwait (pthread_cond_t *cond, pthread_mutex_t *lock,
+                                          const struct timespec *until);
+extern int __wrap_pthread_cond_timedwait (pthread_cond_t *cond, pthread_mutex_t *lock,
+                                          const struct timespec *until);
+
+/* And need not ask the kernel. */
+int
+__wrap_pthread_cond_timedwait (pthread_cond_t *cond, pthread_mutex_t *lock,
+                               const struct timespec *until)
+{
+  return stepped ? ETIMEDOUT : __real_pthread_cond_timedwait (cond, lock, until);
 }
 
 /* --- Memory: staging and maps are made anew for each crash state --- */
