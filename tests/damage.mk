@@ -11,6 +11,7 @@ unit_test_replica_damage_SOURCES = \
 	unit/simdisk.h \
 	unit/simpages.c \
 	unit/simpages.h \
+	unit/slow.h \
 	unit/test-replica-damage.c \
 	unit/torture-host.c \
 	unit/torture.h \
@@ -28,6 +29,7 @@ unit_test_recover_io_SOURCES = \
 	unit/simdisk.h \
 	unit/simpages.c \
 	unit/simpages.h \
+	unit/slow.h \
 	unit/test-recover-io.c \
 	unit/torture-host.c \
 	unit/torture.h \
@@ -42,6 +44,7 @@ unit_test_replica_laps_SOURCES = \
 	unit/simdisk.h \
 	unit/simpages.c \
 	unit/simpages.h \
+	unit/slow.h \
 	unit/test-replica-laps.c \
 	unit/torture-host.c \
 	unit/torture.h \
@@ -56,6 +59,7 @@ unit_test_journal_resize_SOURCES = \
 	unit/simdisk.h \
 	unit/simpages.c \
 	unit/simpages.h \
+	unit/slow.h \
 	unit/test-journal-resize.c \
 	$(journal_test_help) \
 	$(NULL)

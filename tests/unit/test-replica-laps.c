@@ -19,6 +19,7 @@
 #include "journal/internal.h"
 #include "replica/internal.h"
 #include "replica/recover.h"
+#include "unit/slow.h"
 #include "unit/torture.h"
 
 #define LAPS 250                /* of "make check" */
@@ -320,7 +321,7 @@ int
 main (void)
 {
   const char *text = getenv ("MCBUF_TEST_SEED");
-  unsigned n = getenv ("MCBUF_LAPS") ? strtoul (getenv ("MCBUF_LAPS"), NULL, 0) : LAPS;
+  unsigned n = getenv ("MCBUF_LAPS") ? strtoul (getenv ("MCBUF_LAPS"), NULL, 0) : unless_slow (LAPS);
 
   seed = text && *text ? strtoull (text, NULL, 0) : (uint64_t) time (NULL);
   printf ("laps: replay with MCBUF_TEST_SEED=%" PRIu64 "\n", seed);
