@@ -88,6 +88,7 @@ struct replica {
   bool lost;                    /* stale: acknowledged writes are gone, inlets cannot be read */
   uint64_t generation;
   uint64_t fence;               /* exports opened before it was raised are shut out */
+  bool damaged;                 /* failed from the start: the journal is not written to, and has no threads */
   bool keep_memory;             /* shared memory is as another server left it: it stays so */
   bool failing;                 /* the failure is being noted: no refusal goes out before */
   bool failure_noted;           /* … and was */

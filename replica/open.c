@@ -264,7 +264,8 @@ replica_run (struct replica *r)
 {
   int e;
 
-  if (journal_run (r->journal) == -1)
+  /* They would push, and zero, what is to stay as it is. */
+  if (!r->damaged && journal_run (r->journal) == -1)
     return -1;
   e = pthread_create (&r->wo_thread, NULL, writeout_main, r);
   if (e == 0) {

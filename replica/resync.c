@@ -107,6 +107,7 @@ static int
 resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
 {
   struct writeout *fresh = NULL, *old = NULL;
+  bool start;
   uint64_t open;
 
   {
@@ -146,7 +147,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
       r->fence++;
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
     r->lost = r->closed = r->direct = r->drained = r->drain_hold = false;
-    r->clean = r->keep_memory = false;
+    start = r->damaged && r->running;
+    r->clean = r->keep_memory = r->damaged = false;
     r->moves++;
     /* Their content is copied anew. */
     for (unsigned i = 0; i < r->ndisks; i++)
@@ -169,6 +171,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   if (discard_speculation (r) == -1 ||
       (overwrite && journal_forget (r->journal, open - 1) == -1))
     replica_fail (r, "recycling", errno);
+  if (start && journal_run (r->journal) == -1)
+    replica_fail (r, "starting its threads", errno);
   writeout_free (old);
   return 0;
 }

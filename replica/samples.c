@@ -322,6 +322,32 @@ merge (struct pieces *p)
   p->n = n;
 }
 
+/* What is left between two that are near goes to the one or the other. */
+static void
+close_gaps (struct pieces *p)
+{
+  for (size_t i = 0; i + 1 < p->n; i++) {
+    struct journal_sample *a = &p->piece[i].sample, *b = &p->piece[i + 1].sample;
+    uint64_t end = a->sector + a->nsectors, gap, take;
+
+    if (a->disk != b->disk || b->sector <= end || b->sector - end > PIECE)
+      continue;
+    gap = b->sector - end;
+    take = MIN (gap, (uint64_t) PIECE - a->nsectors);
+    if (take > 0) {
+      a->nsectors += take;
+      p->piece[i].known = false;
+      gap -= take;
+    }
+    take = MIN (gap, (uint64_t) PIECE - b->nsectors);
+    if (take > 0) {
+      b->sector -= take;
+      b->nsectors += take;
+      p->piece[i + 1].known = false;
+    }
+  }
+}
+
 void
 samples_update (struct journal *j, struct disk *disks, unsigned ndisks,
                 const struct map_run *runs, size_t nruns)
@@ -337,8 +363,10 @@ samples_update (struct journal *j, struct disk *disks, unsigned ndisks,
     r = offer_runs (&p, runs, nruns);
   if (r == -1)
     p.n = 0;
-  else
+  else {
     merge (&p);
+    close_gaps (&p);
+  }
   settle (&p, j, disks, ndisks);
   free (p.piece);
 }

@@ -238,6 +238,7 @@ wake_damaged (struct replica *r, const struct journal_state *state,
       (r->wo == NULL && (r->wo = writeout_new ()) == NULL))
     return mcerror_set (err, MCEXIT_USAGE, "cannot make the buffers: %m");
   r->state = JOURNAL_FAILED;
+  r->damaged = true;
   r->keep_memory = took == JOURNAL_TOOK_SHARED;
   r->clean = false;
   r->generation = state->generation;

@@ -7,6 +7,7 @@ unit_test_replica_damage_SOURCES = \
 	unit/damage-harm.c \
 	unit/damage-life.c \
 	unit/damage.h \
+	unit/slow.h \
 	unit/test-replica-damage.c \
 	$(NULL)
 unit_test_replica_damage_LDFLAGS = $(TORTURE_WRAP)
@@ -18,6 +19,7 @@ unit_test_recover_io_SOURCES = \
 	unit/damage-harm.c \
 	unit/damage-life.c \
 	unit/damage.h \
+	unit/slow.h \
 	unit/test-recover-io.c \
 	$(NULL)
 unit_test_recover_io_LDFLAGS = $(TORTURE_WRAP) -Wl,--wrap=sysconf
@@ -26,6 +28,7 @@ unit_test_recover_io_LDADD = $(TORTURE_LIBS)
 TESTS += unit/test-replica-laps
 check_PROGRAMS += unit/test-replica-laps
 unit_test_replica_laps_SOURCES = \
+	unit/slow.h \
 	unit/test-replica-laps.c \
 	$(NULL)
 unit_test_replica_laps_LDFLAGS = $(TORTURE_WRAP)
@@ -40,6 +43,7 @@ unit_test_journal_resize_SOURCES = \
 	unit/simdisk.h \
 	unit/simpages.c \
 	unit/simpages.h \
+	unit/slow.h \
 	unit/test-journal-resize.c \
 	$(journal_test_help) \
 	$(NULL)

@@ -62,6 +62,7 @@ fuzz_world_wrap = \
 	-Wl,--wrap=map_new \
 	-Wl,--wrap=mmap \
 	-Wl,--wrap=munmap \
+	-Wl,--wrap=pthread_cond_timedwait \
 	$(NULL)
 
 check_PROGRAMS += fuzz/fuzz-recovery

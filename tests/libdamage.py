@@ -22,7 +22,8 @@ NAMES = ("a", "b")
 class Replica:
     """A dead replica of two disks: checkpoints 1 to 3 are in the images, 4 to 8 in the journal alone."""
 
-    def __init__(self, test, rng, stem, retained=5, clean=False, forget=True):
+    def __init__(self, test, rng, stem, retained=5, clean=False, forget=True,
+                 speculation=b""):
         self.test, self.dir = test, test.path(stem)
         os.mkdir(self.dir)
         self.journal = os.path.join(self.dir, "j")
@@ -46,6 +47,8 @@ class Replica:
         for _ in range(retained):
             self.checkpoint()
         self.newest = max(self.contents)
+        if speculation:
+            self.inlets["a"].pwrite(speculation, 0)
         if clean:
             self.inlets["a"].pwrite(random_data(rng, 50000), 12288)
             for h in self.inlets.values():

@@ -128,4 +128,19 @@ def test_server_leaves_damage(test):
     equal(read_file(r.images["a"]), b"new" * (SIZE // 3), "image")
 
 
+def test_speculation_outlives_it(test):
+    """Neither does it touch what the server before, which was killed, left in memory."""
+    rng = seeded("test_speculation_outlives_it")
+    r = Replica(test, rng, "r", forget=False, speculation=b"speculation" * 500)
+    place = r.map.of("data", r.newest)[0]
+    flip(r.path("journal"), place[2] + 11)
+    equal(serve(r, "damaged"), "failed", "a server")
+    flip(r.path("journal"), place[2] + 11)
+    r.server.start()
+    equal(r.server.status()["state"], "protected", "mended, and started again")
+    equal(bytes(r.server.connect("a").pread(5500, 0)), b"speculation" * 500, "speculation")
+    r.server.kill()
+    judge(r, "mended", exact=DONE)
+
+
 main(globals())

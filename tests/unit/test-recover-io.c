@@ -19,6 +19,7 @@
 #include "journal/internal.h"
 #include "replica/internal.h"
 #include "unit/damage.h"
+#include "unit/slow.h"
 
 #define STATES 8000             /* of "make check" */
 
@@ -202,7 +203,7 @@ main (void)
     END_KILLED, END_STOPPED, END_PROMOTED, END_LONG, END_COPIED };
   const char *text = getenv ("MCBUF_TEST_SEED");
   uint64_t wanted = getenv ("MCBUF_RECOVER_STATES") ?
-    strtoull (getenv ("MCBUF_RECOVER_STATES"), NULL, 0) : STATES;
+    strtoull (getenv ("MCBUF_RECOVER_STATES"), NULL, 0) : unless_slow (STATES);
 
   seed = text && *text ? strtoull (text, NULL, 0) : (uint64_t) time (NULL);
   printf ("recovery: replay with MCBUF_TEST_SEED=%" PRIu64 "\n", seed);

@@ -18,6 +18,7 @@
 
 #include "replica/internal.h"
 #include "unit/damage.h"
+#include "unit/slow.h"
 
 #define STATES 6000             /* of "make check" */
 #define PER_LIFE 60             /* states */
@@ -485,7 +486,7 @@ main (void)
 {
   const char *text = getenv ("MCBUF_TEST_SEED");
   uint64_t wanted = getenv ("MCBUF_DAMAGE_STATES") ?
-    strtoull (getenv ("MCBUF_DAMAGE_STATES"), NULL, 0) : STATES;
+    strtoull (getenv ("MCBUF_DAMAGE_STATES"), NULL, 0) : unless_slow (STATES);
 
   seed = text && *text ? strtoull (text, NULL, 0) : (uint64_t) time (NULL);
   printf ("damage: replay with MCBUF_TEST_SEED=%" PRIu64 "\n", seed);
