@@ -336,8 +336,10 @@ start (struct life *l, enum simdisk_crash how)
   l->nsteps++;
   while (!come_up (l, tries == 0 ? how : SIMDISK_KILL))
     MUST (++tries < 100, "the server does not start again");
+  /* One that hit when it was up already is this server's own. */
   if (l->fault.hit && life_state (l) != JOURNAL_FAILED &&
-      (l->fault.over || !l->fault.sticky)) {
+      (l->fault.over || !l->fault.sticky) &&
+      !(l->fault.step == l->nsteps && l->fault.state != 0)) {
     l->fault.state = 0;
     l->fault.past = true;
   }
