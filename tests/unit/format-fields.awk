@@ -2,6 +2,7 @@
 # journal/format.h -> a C file with its structures as tables (unit/format-fields.h).
 
 BEGIN {
+    print "/* SPDX-License-Identifier: BSD-3-Clause */"
     print "/* Made from journal/format.h by format-fields.awk. */"
     print "#include \"config.h\""
     print ""
