@@ -31,7 +31,8 @@ static void
 teardown (void)
 {
   replica_close (r);
-  simdisk_free (disk);
+  if (disk)
+    simdisk_free (disk);
 }
 
 static void
