@@ -285,7 +285,7 @@ commit_turn (struct journal *j, struct journal_commit *commit,
   else {
     entry.seq = j->log.seq;
     if (commits_add (j, &entry) == -1)
-      abort ();                 /* there is room: commits_grow */
+      abort ();                 /* there is room: commits_grow.  LCOV_EXCL_LINE */
     label = NULL;
     tables_drop_locked (j, epoch, epoch, !s.inline_ && s.nruns > 0);
   }

@@ -24,14 +24,32 @@ unit_test_replica_open_LDADD = $(REPLICA_LIBS)
 
 EXTRA_DIST += coverage
 
-check_PROGRAMS += unit/test-replica-limits
-TESTS += unit/test-replica-limits
-unit_test_replica_limits_SOURCES = $(fuzz_world) unit/test-replica-limits.c $(UNIT_COMMON)
-unit_test_replica_limits_LDFLAGS = \
+fail_some = unit/fail-some.c unit/fail-some.h
+fail_some_wrap = \
 	$(fuzz_world_wrap) \
 	-Wl,--wrap=malloc \
 	-Wl,--wrap=posix_memalign \
-	-Wl,--wrap=pthread_create \
 	-Wl,--wrap=realloc \
 	$(NULL)
+
+check_PROGRAMS += unit/test-recovery-faults
+TESTS += unit/test-recovery-faults
+unit_test_recovery_faults_SOURCES = \
+	$(fail_some) \
+	$(fuzz_world) \
+	unit/test-recovery-faults.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+unit_test_recovery_faults_LDFLAGS = $(fail_some_wrap)
+unit_test_recovery_faults_LDADD = $(REPLICA_LIBS)
+
+check_PROGRAMS += unit/test-replica-limits
+TESTS += unit/test-replica-limits
+unit_test_replica_limits_SOURCES = \
+	$(fail_some) \
+	$(fuzz_world) \
+	unit/test-replica-limits.c \
+	$(UNIT_COMMON) \
+	$(NULL)
+unit_test_replica_limits_LDFLAGS = $(fail_some_wrap) -Wl,--wrap=pthread_create
 unit_test_replica_limits_LDADD = $(REPLICA_LIBS)

@@ -11,6 +11,7 @@
 #include "common/bytes.h"
 #include "fuzz/fuzz.h"
 #include "fuzz/world.h"
+#include "replica/json.h"
 #include "unit/torture.h"
 #include "unit/unit.h"
 
@@ -30,7 +31,8 @@ static void
 teardown (void)
 {
   replica_close (r);
-  simdisk_free (disk);
+  if (disk)
+    simdisk_free (disk);
 }
 
 static void
@@ -281,6 +283,31 @@ START_TEST (odd_paths)
 }
 END_TEST
 
+/* What of a text is UTF-8 stays. */
+START_TEST (text)
+{
+  static const struct { const char *bytes, *text; } pairs[] = {
+    { "plain", "plain" }, { "gr\303\274n", "gr\303\274n" },
+    { "\xe2\x82\xac", "\xe2\x82\xac" }, { "\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80" },
+    { "\xe0\x80\x80", "???" },  /* longer than it has to be */
+    { "\xed\xa0\x80", "???" },  /* a surrogate */
+    { "\xf0\x80\x80\x80", "????" }, { "\xf4\x90\x80\x80", "????" },
+    { "\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf" },
+    { "a\xe2\x82", "a??" }, { "\xe2\x82x", "??x" }, { "\xc3", "?" },
+    { "\xf0\x9f\x98", "???" }, { "\xc0\xaf", "??" },
+  };
+
+  for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+    json_t *json = json_text (pairs[i].bytes);
+
+    ck_assert_ptr_nonnull (json);
+    ck_assert_str_eq (json_string_value (json), pairs[i].text);
+    json_decref (json);
+  }
+  ck_assert_str_eq (replica_state_word ((enum journal_replica_state) 77), "unknown");
+}
+END_TEST
+
 int
 main (void)
 {
@@ -295,6 +322,7 @@ main (void)
   tcase_add_test (t, keys);
   tcase_add_test (t, long_list);
   tcase_add_loop_test (t, odd_paths, 0, 3);
+  tcase_add_test (t, text);
   suite_add_tcase (s, t);
   return unit_run (s);
 }

@@ -7,67 +7,20 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include <check.h>
-#include <jansson.h>
 
 #include "common/bytes.h"
 #include "fuzz/fuzz.h"
 #include "fuzz/world.h"
 #include "journal/internal.h"
-#include "replica/json.h"
+#include "unit/fail-some.h"
 #include "unit/torture.h"
 #include "unit/unit.h"
 
 enum { BACKLOG = 0, WRITTEN = 2, CLEAN = 3, RECOVERED = 7 };    /* of world.c */
-
-/* --- memory --- */
-
-extern bool unit_alloc_fails (void);
-extern void *__real_malloc (size_t size);
-extern void *__wrap_malloc (size_t size);
-extern void *__real_realloc (void *p, size_t size);
-extern void *__wrap_realloc (void *p, size_t size);
-extern int __real_posix_memalign (void **p, size_t align, size_t size);
-extern int __wrap_posix_memalign (void **p, size_t align, size_t size);
-
-/* 0: no allocation fails; else the one that is so far away, and with STICKY all from then on. */
-static unsigned alloc_fails_in;
-static bool alloc_sticky;
-
-/* torture-host.c asks, for calloc and mmap. */
-bool
-unit_alloc_fails (void)
-{
-  if (alloc_fails_in == 0)
-    return false;
-  if (alloc_fails_in > 1) {
-    alloc_fails_in--;
-    return false;
-  }
-  if (!alloc_sticky)
-    alloc_fails_in = 0;
-  errno = ENOMEM;
-  return true;
-}
-
-void *
-__wrap_malloc (size_t size)
-{
-  return unit_alloc_fails () ? NULL : __real_malloc (size);
-}
-
-void *
-__wrap_realloc (void *p, size_t size)
-{
-  return unit_alloc_fails () ? NULL : __real_realloc (p, size);
-}
-
-int
-__wrap_posix_memalign (void **p, size_t align, size_t size)
-{
-  return unit_alloc_fails () ? ENOMEM : __real_posix_memalign (p, align, size);
-}
 
 /* --- threads --- */
 
@@ -487,140 +440,137 @@ START_TEST (damaged_read)
 }
 END_TEST
 
-/* --- recovery that is cut short --- */
+/* --- the control socket --- */
 
-/* Each write and sync of it fails once; then it goes on, to the same end. */
-START_TEST (recovery_faults)
+static void
+dial (const char *dir, const char *words)
 {
-  static const unsigned which[] = { BACKLOG, WRITTEN, CLEAN };
-  static const int error[] = { EIO, ENOSPC };
-  const struct world *w = world_get (which[_i / 2]);
-  unsigned tried = 0;
+  struct sockaddr_un addr = { .sun_family = AF_UNIX };
+  int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  char answer[1000];
+  size_t used = 0;
+  ssize_t n;
 
-  host_reset (82, true);
-  for (unsigned n = 1; ; n++) {
-    struct simdisk *d = world_copy (w->disk);
-    struct recover_params p = { .fs = simdisk_fs (d), .dir = WORLD_DIR };
-    struct recover_result result;
-    uint64_t before = simdisk_ops (d);
-    bool reached;
-    int first;
+  EXPECT (fd != -1);
+  EXPECT ((size_t) snprintf (addr.sun_path, sizeof addr.sun_path, "%s/control",
+                             dir) < sizeof addr.sun_path);
+  EXPECT (connect (fd, (struct sockaddr *) &addr, sizeof addr) == 0);
+  EXPECT (send (fd, "seal now\n", 9, MSG_NOSIGNAL) == 9);
+  while (used < sizeof answer - 1 && (used == 0 || answer[used - 1] != '\n') &&
+         (n = recv (fd, answer + used, sizeof answer - 1 - used, 0)) > 0)
+    used += n;
+  answer[used] = '\0';
+  ck_assert_msg (strstr (answer, words) != NULL, "%s", answer);
+  (void) close (fd);
+}
 
-    simdisk_fail (d, n, error[_i % 2], false);
-    first = recover_run (&p, &result, &err);
-    reached = simdisk_ops (d) - before >= n;
-    if (first == -1)
-      ck_assert_msg (err.code == MCEXIT_USAGE || err.code == MCEXIT_DAMAGE ||
-                     err.code == MCEXIT_PARTIAL, "%u: code %d: %s", n,
-                     (int) err.code, err.text);
-    simdisk_fail (d, 0, 0, false);
-    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%u: %s", n, err.text);
-    ck_assert_uint_eq (result.checkpoint.id, w->final.id);
-    ck_assert_msg (world_images_are (d, &w->final), "operation %u failed: the images", n);
-    simdisk_free (d);
-    if (!reached)
-      break;
-    tried++;
+START_TEST (socket_limits)
+{
+  const char *tmp = getenv ("TMPDIR");
+  char dir[200], path[300];
+  struct control *c = NULL;
+
+  snprintf (dir, sizeof dir, "%s/mcbuf-limits-XXXXXX", tmp ? tmp : "/var/tmp");
+  EXPECT (mkdtemp (dir) != NULL);
+  start ();
+  for (unsigned n = 1; c == NULL; n++) {        /* memory for it */
+    fail_alloc (n, false);
+    c = control_listen (r, dir, &err);
+    fail_alloc (0, false);
+    if (c == NULL)
+      ck_assert (strstr (err.text, "/control") != NULL);
+    ck_assert_uint_lt (n, 10);
   }
-  ck_assert_uint_gt (tried, 10);
-  printf ("TRIED invariant=6,7 test=unit/test-replica-limits what=\"operations of a recovery that failed\" n=%u\n",
-          tried);
+  threads_left = 0;             /* a thread for it */
+  ck_assert_int_eq (control_run (c), -1);
+  ck_assert_int_eq (errno, EAGAIN);
+  threads_left = 1;
+  EXPECT (control_run (c) == 0);
+  dial (dir, "cannot start a thread");  /* and for a client */
+  threads_left = UINT32_MAX;
+  dial (dir, "takes no argument");
+  control_close (c);
+  replica_close (r);
+  snprintf (path, sizeof path, "%s/control", dir);
+  ck_assert_int_eq (access (path, F_OK), -1);
+  ck_assert_int_eq (rmdir (dir), 0);
 }
 END_TEST
 
-/* The files of the simulated disk are no memory of recovery's. */
-static struct io_ops spared;
+/* --- reading the journal --- */
 
-#define SPARED(type, name, decl, args)                            \
-  static type                                                           \
-  spared_##name decl                                                    \
-  {                                                                     \
-    unsigned kept = alloc_fails_in;                                     \
-    type result;                                                        \
-                                                                        \
-    alloc_fails_in = 0;                                                 \
-    result = simdisk_fs (disk)->ops->name args;                         \
-    alloc_fails_in = kept;                                              \
-    return result;                                                      \
-  }
-
-SPARED (int, open, (const struct io_fs *fs, const char *path, int flags, mode_t mode,
-                        struct io_file **file), (fs, path, flags, mode, file))
-SPARED (ssize_t, pwritev, (struct io_file *file, const struct iovec *iov, int n,
-                               uint64_t off), (file, iov, n, off))
-SPARED (int, fdatasync, (struct io_file *file), (file))
-SPARED (int, fallocate, (struct io_file *file, int mode, uint64_t off, uint64_t len),
-        (file, mode, off, len))
-SPARED (int, truncate, (struct io_file *file, uint64_t size), (file, size))
-SPARED (int, sync_dir, (const struct io_fs *fs, const char *path), (fs, path))
-
-/* Each allocation of a recovery fails: once, or it and all that come after it. */
-START_TEST (recovery_memory)
+/* Images that were damaged since a chunk was loaded, or before; what is not in use; what is nowhere. */
+START_TEST (journal_reads)
 {
-  static const unsigned which[] = { BACKLOG, WRITTEN, CLEAN };
-  const struct world *w = world_get (which[_i / 2]);
-  unsigned n;
+  static uint8_t buf[3 * JOURNAL_BLOCK];
+  struct journal_damage damage;
+  struct journal *j;
+  uint32_t first = 0, last, n;
+  const struct live *live;
 
-  host_reset (82, true);
-  for (n = 1; ; n++) {
-    struct simdisk *d = world_copy (w->disk);
-    struct io_fs fs = { .ops = &spared, .opaque = simdisk_fs (d)->opaque };
-    struct recover_params p = { .fs = &fs, .dir = WORLD_DIR };
-    struct recover_result result;
-    bool reached;
-    int first;
+  simdisk_free (disk);
+  disk = world_copy (world_get (BACKLOG)->disk);
+  EXPECT (journal_open (simdisk_fs (disk), WORLD_DIR, &j, &err) == 0);
+  for (uint32_t c = 1; c < j->nchunks && first == 0; c++)
+    if (j->chunks[c].kind == CHUNK_DATA)
+      first = c * JOURNAL_CHUNK_BLOCKS;
+  live = j->chunks[chunk_of (first)].live;
+  EXPECT (bits_test (&live->known, 0) && bits_test (&live->known, 1));
+  for (last = 0; bits_test (&live->known, last); last++)
+    ;
 
-    spared = *simdisk_fs (d)->ops;
-    spared.open = spared_open;
-    spared.pwritev = spared_pwritev;
-    spared.fdatasync = spared_fdatasync;
-    spared.fallocate = spared_fallocate;
-    spared.truncate = spared_truncate;
-    spared.sync_dir = spared_sync_dir;
-    alloc_sticky = _i % 2;
-    alloc_fails_in = n;
-    first = recover_run (&p, &result, &err);
-    reached = alloc_fails_in < 2;
-    alloc_fails_in = 0;
-    if (first == -1)
-      ck_assert_msg (err.code == MCEXIT_USAGE || err.code == MCEXIT_PARTIAL,
-                     "%u: code %d: %s", n, (int) err.code, err.text);
-    ck_assert_msg (recover_run (&p, &result, &err) == 0, "%u: %s", n, err.text);
-    ck_assert_uint_eq (result.checkpoint.id, w->final.id);
-    ck_assert_msg (world_images_are (d, &w->final), "allocation %u failed: the images", n);
-    simdisk_free (d);
-    if (!reached)
-      break;
-  }
-  ck_assert_uint_gt (n, 20);
-  printf ("TRIED invariant=6 test=unit/test-replica-limits what=\"allocations of a recovery that failed\" n=%u\n",
-          n - 1);
+  EXPECT (journal_read (j, first, 0, 0, buf, &damage) == 0);
+  EXPECT (journal_read (j, first, 100, 2 * JOURNAL_BLOCK, buf, &damage) == 0);
+  ck_assert_int_eq (journal_read (j, 0, 0, 1, buf, &damage), -1);
+  ck_assert_int_eq (errno, EINVAL);
+  ck_assert_int_eq (journal_read (j, first + JOURNAL_CHUNK_BLOCKS - 1, 0, sizeof buf, buf, &damage), -1);
+  ck_assert_int_eq (errno, EINVAL);
+  ck_assert_int_eq (journal_read (j, first + last, 0, 1, buf, &damage), -1);
+  ck_assert_int_eq (errno, EBADMSG);
+  ck_assert_uint_eq (damage.offset, block_offset (first + last));
+
+  simdisk_flip (disk, WORLD_JOURNAL, block_offset (first + 1) + 9, 4);
+  n = 1;
+  ck_assert_ptr_null (journal_pin (j, first, &n, false, NULL));
+  ck_assert_ptr_null (journal_pin (j, 0, &n, true, NULL));
+  n = 3;
+  EXPECT (journal_pin (j, first, &n, true, &damage) != NULL);
+  ck_assert_uint_eq (n, 1);     /* as far as they are whole */
+  ck_assert_ptr_null (journal_pin (j, first + 1, &n, true, &damage));
+  ck_assert_int_eq (errno, EBADMSG);
+  ck_assert_uint_eq (damage.offset, block_offset (first + 1));
+  journal_unpin (j, first);
+  EXPECT (journal_read (j, first, 0, JOURNAL_BLOCK, buf, &damage) == 0);
+  ck_assert_int_eq (journal_read (j, first, 0, 2 * JOURNAL_BLOCK, buf, &damage), -1);
+  ck_assert_uint_eq (damage.offset, block_offset (first + 1));
+  journal_close (j);
 }
 END_TEST
 
-/* --- small things --- */
-
-START_TEST (text)
+/* What of a journal cannot be changed. */
+START_TEST (configuration)
 {
-  static const struct { const char *bytes, *text; } pairs[] = {
-    { "plain", "plain" }, { "gr\303\274n", "gr\303\274n" },
-    { "\xe2\x82\xac", "\xe2\x82\xac" }, { "\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80" },
-    { "\xe0\x80\x80", "???" },  /* longer than it has to be */
-    { "\xed\xa0\x80", "???" },  /* a surrogate */
-    { "\xf0\x80\x80\x80", "????" }, { "\xf4\x90\x80\x80", "????" },
-    { "\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf" },
-    { "a\xe2\x82", "a??" }, { "\xe2\x82x", "??x" }, { "\xc3", "?" },
-    { "\xf0\x9f\x98", "???" }, { "\xc0\xaf", "??" },
-  };
+  struct journal_config other;
+  struct journal *j;
 
-  for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
-    json_t *json = json_text (pairs[i].bytes);
-
-    ck_assert_ptr_nonnull (json);
-    ck_assert_str_eq (json_string_value (json), pairs[i].text);
-    json_decref (json);
-  }
-  ck_assert_str_eq (replica_state_word ((enum journal_replica_state) 77), "unknown");
+  EXPECT (journal_open (simdisk_fs (disk), WORLD_DIR, &j, &err) == 0);
+  ck_assert_str_eq (journal_dir (j), WORLD_DIR);
+  other = *journal_get_config (j);
+  other.size++;
+  ck_assert_int_eq (journal_set_config (j, &other, &err), -1);
+  other = *journal_get_config (j);
+  other.id[3]++;
+  ck_assert_int_eq (journal_set_config (j, &other, &err), -1);
+  ck_assert (strstr (err.text, "can be changed") != NULL);
+  other = *journal_get_config (j);
+  simdisk_fail (disk, 1, EIO, false);
+  ck_assert_int_eq (journal_set_config (j, &other, &err), -1);
+  ck_assert (strstr (err.text, "superblock") != NULL);
+  fail_alloc (1, false);
+  ck_assert_int_eq (journal_set_config (j, &other, &err), -1);
+  fail_alloc (0, false);
+  EXPECT (journal_set_config (j, &other, &err) == 0);
+  journal_close (j);
 }
 END_TEST
 
@@ -643,9 +593,9 @@ main (void)
   tcase_add_test (t, stopping);
   tcase_add_test (t, many_sealed);
   tcase_add_test (t, damaged_read);
-  tcase_add_loop_test (t, recovery_faults, 0, 6);
-  tcase_add_loop_test (t, recovery_memory, 0, 6);
-  tcase_add_test (t, text);
+  tcase_add_test (t, socket_limits);
+  tcase_add_test (t, journal_reads);
+  tcase_add_test (t, configuration);
   suite_add_tcase (s, t);
   return unit_run (s);
 }
