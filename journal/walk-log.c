@@ -76,8 +76,12 @@ note_record (struct log_walk *w, const struct format_record *rec)
   if (kind == JOURNAL_REC_COMMIT || kind == JOURNAL_REC_PROMOTED_COMMIT) {
     struct commit c;
 
-    if (commit_of (rec, &c) == -1 || commits_add (j, &c) == -1)
+    if (commit_of (rec, &c) == -1)
       return -1;
+    if (commits_add (j, &c) == -1) {
+      free (c.label);
+      return -1;
+    }
   }
   else if (kind == JOURNAL_REC_CLEAN) {
     j->log.saved_seq = w->seq;

@@ -8,11 +8,11 @@ main_tests = \
 TESTS += $(main_tests)
 EXTRA_DIST += $(main_tests)
 
-# The programs among the tests, which are the units.  The torture test is one
+# The programs among the tests, which are the units.  The torture tests are ones
 # of many minutes under an instrumented build: run it there by hand.
 .PHONY: check-units check-valgrind
 check-units:
-	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$(filter-out %.sh %.py %-torture,$(TESTS))"
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS="$(filter-out %.sh %.py %-torture %-replica-faults,$(TESTS))"
 
 # Valgrind runs the units, and nbdkit and the tools in these:
 valgrind_tests = \

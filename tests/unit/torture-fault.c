@@ -188,10 +188,13 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   return f->error;
 }
 
+#define SHORT (-1)
+
+/* Each row ends with 0. */
 static const struct way { int error; bool sticky; } ways[SIMDISK_CALLS][7] = {
   [SIMDISK_CALL_OPEN] = { { EIO, false }, { EMFILE, false } },
-  [SIMDISK_CALL_READ] = { { EIO, false }, { EINTR, false }, { 0, false }, { EIO, true } },
-  [SIMDISK_CALL_WRITE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false }, { 0, false },
+  [SIMDISK_CALL_READ] = { { EIO, false }, { EINTR, false }, { SHORT, false }, { EIO, true } },
+  [SIMDISK_CALL_WRITE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false }, { SHORT, false },
                            { EIO, true }, { ENOSPC, true } },
   [SIMDISK_CALL_SYNC] = { { EIO, false }, { ENOSPC, false }, { EIO, true } },
   [SIMDISK_CALL_SPACE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false } },
@@ -204,8 +207,8 @@ fault_way (enum simdisk_call call, unsigned k, struct fault *f)
 {
   const struct way *w = &ways[call][k];
 
-  *f = (struct fault) { .error = w->error, .sticky = w->sticky };
-  return w->error != 0 || w[1].error != 0;
+  *f = (struct fault) { .error = w->error == SHORT ? 0 : w->error, .sticky = w->sticky };
+  return w->error != 0;
 }
 
 void
