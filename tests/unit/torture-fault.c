@@ -22,7 +22,7 @@
 extern bool unit_alloc_fails (void);
 
 static struct life *watched;
-static unsigned library, kernel;
+static __thread unsigned library, kernel;
 
 /* --- allocations --- */
 
@@ -216,7 +216,7 @@ fault_arm (struct life *l, struct simdisk *disk, const struct fault *f)
 {
   l->fault = *f;
   l->fault.n = 0;
-  if (!f->memory)
+  if (!f->memory && (f->at || f->trace))
     simdisk_calls (disk, on_call, l);
 }
 
@@ -231,7 +231,9 @@ fault_watch (struct life *l)
 void
 fault_move (struct life *l)
 {
-  if (!l->fault.memory)
+  const struct fault *f = &l->fault;
+
+  if (!f->memory && (f->at || f->trace))
     simdisk_calls (l->disk, on_call, l);
 }
 
