@@ -113,12 +113,6 @@ simdisk_calls (struct simdisk *s, simdisk_call_fn call, void *opaque)
   s->call_opaque = opaque;
 }
 
-const char *
-simdisk_op_path (struct simdisk *s)
-{
-  return s->op_path;
-}
-
 void
 simdisk_fail (struct simdisk *s, uint64_t count, int error, bool sticky)
 {
@@ -154,6 +148,8 @@ simdisk_no_direct (struct simdisk *s, bool none)
 uint64_t
 simdisk_ops (struct simdisk *s)
 {
+  SCOPED_LOCK (&s->lock);
+
   return s->ops;
 }
 

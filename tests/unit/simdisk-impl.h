@@ -33,7 +33,6 @@ struct simdisk {
   pthread_mutex_t lock;         /* guards what follows */
   struct inode inodes[SIMDISK_FILES];
   unsigned ninodes;
-  const char *op_path;
   uint64_t ops, fail_at;
   int fail_error;
   bool fail_sticky;

@@ -87,16 +87,21 @@ path_of (struct io_file *file)
   return name ? name : "";
 }
 
+static __thread const char *op_path;
+
+const char *
+simdisk_op_path (void)
+{
+  return op_path;
+}
+
 /* Before an operation that a crash may hit: 0, or -1 when it is to fail. */
 static int
 before (struct simdisk *s, enum simdisk_op op, const char *path)
 {
   bool fail;
 
-  {
-    SCOPED_LOCK (&s->lock);
-    s->op_path = path;
-  }
+  op_path = path;
   if (s->hook)
     s->hook (s->hook_opaque, op);
   SCOPED_LOCK (&s->lock);

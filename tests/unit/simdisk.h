@@ -36,8 +36,8 @@ typedef void (*simdisk_hook_fn) (void *opaque, enum simdisk_op op);
 extern void simdisk_hook (struct simdisk *s, simdisk_hook_fn hook,
                           void *opaque);
 
-/* Which file, or directory, the operation under way is about: good until it is over. */
-extern const char *simdisk_op_path (struct simdisk *s);
+/* Which file, or directory, the operation that this thread is in is about: good until it is over. */
+extern const char *simdisk_op_path (void);
 
 /* What would be found after a crash now.  RANDOM gives 64 random bits. */
 extern struct simdisk *simdisk_crash (struct simdisk *s, enum simdisk_crash how,

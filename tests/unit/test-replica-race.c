@@ -385,6 +385,25 @@ exactly (void)
   simdisk_free (c.disk);
 }
 
+/* Nothing is left of the run before. */
+static void
+begin (void)
+{
+  ticket = 1;
+  ahead = acknowledged = 0;
+  running = WRITERS;
+  nwrites = ncrashes = 0;
+  memset (writes, 0, sizeof writes);
+  memset (epochs, 0, sizeof epochs);
+  epochs[0] = (struct epoch_log) { 0, 1, true };        /* the baseline */
+  for (unsigned d = 0; d < DISKS; d++)
+    for (unsigned i = 0; i < PIECES; i++) {
+      free (touch[d][i].list);
+      touch[d][i].list = NULL;
+      touch[d][i].n = 0;
+    }
+}
+
 START_TEST (race)
 {
   pthread_t threads[WRITERS + READERS + 1];
@@ -395,9 +414,8 @@ START_TEST (race)
   simvfs_default (disk);
   host_reset (_i + 1, false);
   host_seed (_i + 1);
+  begin ();
   open_server ();
-  epochs[0] = (struct epoch_log) { 0, 1, true };
-  running = WRITERS;
   for (unsigned i = 0; i < WRITERS; i++)
     ck_assert_int_eq (pthread_create (&threads[n++], NULL, writer, (void *) (uintptr_t) (i + 1)), 0);
   for (unsigned i = 0; i < READERS; i++)

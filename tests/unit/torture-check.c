@@ -391,7 +391,7 @@ static void
 go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
        enum simdisk_crash how)
 {
-  bool garble = life->garbled || how == SIMDISK_GARBLE;
+  bool garble = e->garbled || how == SIMDISK_GARBLE;
   struct nested x = { .life = life, .disk = disk, .e = e, .garble = garble };
   const struct outcome *o;
   struct outcome end;
@@ -504,7 +504,7 @@ torture_check (const struct life *life, struct simdisk *disk,
                const char *path)
 {
   unsigned dice = host_below (64);
-  bool garble = life->garbled || how == SIMDISK_GARBLE;
+  bool garble = e->garbled || how == SIMDISK_GARBLE;
   struct nested x = { .life = life, .e = e, .garble = garble };
   const struct outcome *o;
   struct answer a;

@@ -22,7 +22,7 @@
 extern bool unit_alloc_fails (void);
 
 static struct life *watched;
-static unsigned library, kernel;
+static __thread unsigned library, kernel;
 
 /* --- allocations --- */
 
@@ -189,10 +189,13 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   return f->error;
 }
 
+#define SHORT (-1)
+
+/* Each row ends with 0. */
 static const struct way { int error; bool sticky; } ways[SIMDISK_CALLS][7] = {
   [SIMDISK_CALL_OPEN] = { { EIO, false }, { EMFILE, false } },
-  [SIMDISK_CALL_READ] = { { EIO, false }, { EINTR, false }, { 0, false }, { EIO, true } },
-  [SIMDISK_CALL_WRITE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false }, { 0, false },
+  [SIMDISK_CALL_READ] = { { EIO, false }, { EINTR, false }, { SHORT, false }, { EIO, true } },
+  [SIMDISK_CALL_WRITE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false }, { SHORT, false },
                            { EIO, true }, { ENOSPC, true } },
   [SIMDISK_CALL_SYNC] = { { EIO, false }, { ENOSPC, false }, { EIO, true } },
   [SIMDISK_CALL_SPACE] = { { EIO, false }, { ENOSPC, false }, { EINTR, false } },
@@ -205,8 +208,8 @@ fault_way (enum simdisk_call call, unsigned k, struct fault *f)
 {
   const struct way *w = &ways[call][k];
 
-  *f = (struct fault) { .error = w->error, .sticky = w->sticky };
-  return w->error != 0 || w[1].error != 0;
+  *f = (struct fault) { .error = w->error == SHORT ? 0 : w->error, .sticky = w->sticky };
+  return w->error != 0;
 }
 
 void
@@ -214,7 +217,7 @@ fault_arm (struct life *l, struct simdisk *disk, const struct fault *f)
 {
   l->fault = *f;
   l->fault.n = 0;
-  if (!f->memory)
+  if (!f->memory && (f->at || f->trace))
     simdisk_calls (disk, on_call, l);
 }
 
@@ -229,7 +232,9 @@ fault_watch (struct life *l)
 void
 fault_move (struct life *l)
 {
-  if (!l->fault.memory)
+  const struct fault *f = &l->fault;
+
+  if (!f->memory && (f->at || f->trace))
     simdisk_calls (l->disk, on_call, l);
 }
 

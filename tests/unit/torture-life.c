@@ -56,7 +56,7 @@ on_op (void *opaque, enum simdisk_op op)
     host_seed (l->p.seed + ++threads);
   }
   seeded = true;
-  snprintf (path, sizeof path, "%s", simdisk_op_path (l->disk));
+  snprintf (path, sizeof path, "%s", simdisk_op_path ());
   if (l->p.every > 1 && host_below (l->p.every) != 0)
     n = 0;
   for (unsigned i = 0; i < n; i++) {
@@ -155,7 +155,7 @@ read_promoted (struct life *l, const struct expect *e, const struct outcome *o)
       return;
     }
   }
-  MUST (torture_contents (l, &got, e, o, l->garbled), "the promoted disk is not what it was");
+  MUST (torture_contents (l, &got, e, o, e->garbled), "the promoted disk is not what it was");
   if (l->late == NULL)
     model_no_late (l);
   for (unsigned d = 0; d < l->ndisks; d++)
@@ -165,6 +165,14 @@ read_promoted (struct life *l, const struct expect *e, const struct outcome *o)
       step_flush (l, d);
     else
       l->cur.base = version_copy (l, l->now);
+}
+
+static bool
+is_clean (struct life *l)
+{
+  SCOPED_LOCK (&l->r->lock);
+
+  return l->r->clean;
 }
 
 /* The server came up: whatever was in flight is decided now. */
@@ -209,9 +217,12 @@ come_up (struct life *l, enum simdisk_crash how)
     MUST (fault_excuses (l), "failed: %s", l->r->reason);
     return true;
   }
-  l->garbled = false;
+  {
+    SCOPED_LOCK (&l->lock);
+    l->expect.garbled = false;
+  }
   /* Whether the mark was to be there or only might have been: now it is known. */
-  model_settle (l, e.clean != CLEAN_NO && l->r->clean ? CLEAN_YES : CLEAN_NO);
+  model_settle (l, e.clean != CLEAN_NO && is_clean (l) ? CLEAN_YES : CLEAN_NO);
   return true;
 }
 
@@ -263,7 +274,7 @@ crash (struct life *l)
   simdisk_free (l->disk);
   l->disk = after;
   simvfs_default (after);
-  l->garbled = how == SIMDISK_GARBLE;
+  l->expect.garbled = how == SIMDISK_GARBLE;
   simdisk_short (l->disk, l->p.short_len);
   if (how != SIMDISK_KILL) {
     l->boot = host_new_boot ();

@@ -40,7 +40,7 @@ one_fault (struct life *l, const struct expect *e, const struct answer *whole,
 
   MUST (l->fault.hit, "call or allocation %llu was not made", (unsigned long long) f->at);
   if (a.code == MCEXIT_DONE || fault_is_harmless (&l->fault)) {
-    (void) torture_match_answer (l, disk, e, &a, l->garbled);
+    (void) torture_match_answer (l, disk, e, &a, l->expect.garbled);
     torture_same_answer (&a, whole, "recovery with a fault");
   }
   else
@@ -48,13 +48,13 @@ one_fault (struct life *l, const struct expect *e, const struct answer *whole,
            (a.code == MCEXIT_NO_CHECKPOINT && whole->code == a.code)) && strlen (a.text) > 10,
           "recovery: code %d: %s", a.code, a.text);
   again = torture_recover (disk, NULL);
-  (void) torture_match_answer (l, disk, e, &again, l->garbled);
+  (void) torture_match_answer (l, disk, e, &again, l->expect.garbled);
   torture_same_answer (&again, whole, "recovery after one with a fault");
 
   boot = host_boot (host_new_boot ());
   after = simdisk_crash (disk, host_below (SIMDISK_HOWS), host_bits);
   again = torture_recover (after, NULL);
-  (void) torture_match_answer (l, after, e, &again, l->garbled);
+  (void) torture_match_answer (l, after, e, &again, l->expect.garbled);
   torture_same_answer (&again, whole, "recovery after a power loss after that");
   host_boot (boot);
   simdisk_free (after);
@@ -75,7 +75,7 @@ torture_refault (struct life *l)
   torture_doing = "recovering with faults";
   assert (all.trace);
   whole = recover_with (l, disk, &all);
-  (void) torture_match_answer (l, disk, &e, &whole, l->garbled);
+  (void) torture_match_answer (l, disk, &e, &whole, l->expect.garbled);
   all = l->fault;
   simdisk_free (disk);
   for (uint64_t n = 0; n < all.ntrace; n++)

@@ -369,7 +369,7 @@ step_letter (struct life *l, char letter)
 void
 step_meanwhile (struct life *l, enum simdisk_op op)
 {
-  const char *was = torture_doing, *path = simdisk_op_path (l->disk);
+  const char *was = torture_doing, *path = simdisk_op_path ();
   struct replica *r = l->r;
   struct journal_usage usage;
   bool write_out, commit;

@@ -227,7 +227,8 @@ step_overwrite (struct life *l)
   model_begin (l, "resyncing in place");
   model_perhaps (l, (struct outcome) { .kind = OUTCOME_NONE });
   if (control (l, "resync overwrite", "generation", &number) == -1) {
-    step_excuse (l, true);
+    if (!l->p.threads)          /* else a write-out that takes long is reason enough */
+      step_excuse (l, true);
     if (l->r->moves == moves)
       return;
   }

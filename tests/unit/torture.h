@@ -92,6 +92,7 @@ struct expect {
   unsigned n;
   const struct late *late;      /* promoted: may be there, sector by sector */
   unsigned nlate;
+  bool garbled;                 /* the last crash left garbage in sectors that were in flight */
   enum clean clean;             /* has the server stopped cleanly? */
   const struct version *saved;  /* then inlets read this ... */
   uint64_t open_epoch;          /* ... and this epoch is open */
@@ -230,7 +231,6 @@ struct life {
   uint64_t rng;                 /* of the requests */
   uint64_t nsteps;
   unsigned boot;
-  bool garbled;                 /* by the last crash */
   bool log_error;
   bool nested;                  /* a request that overtakes another */
   uint64_t sealed_upto;         /* a commit that is under way has sealed this */
