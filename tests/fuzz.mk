@@ -12,7 +12,10 @@ fuzz_programs = $(FUZZERS:%=fuzz/fuzz-%)
 
 # With libFuzzer only.  What a fuzzer finds goes to found/: inputs that reach
 # new code to a folder of their own, failures beside it.
+# FUZZ_SEED=n with FUZZ_RUNS=n makes the same inputs every time; 0 and -1 are libFuzzer's "any".
 FUZZ_SECONDS = 60
+FUZZ_SEED = 0
+FUZZ_RUNS = -1
 .PHONY: fuzz fuzz-merge $(FUZZERS:%=fuzz-run-%)
 fuzz: $(FUZZERS:%=fuzz-run-%)
 $(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
@@ -21,7 +24,7 @@ $(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
 	case $* in \
 	    recovery) of=$(FUZZ_RECOVERY);; control) of=$(FUZZ_CONTROL);; *) of=-;; \
 	esac; \
-	fuzz/fuzz-$* -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4000 \
+	fuzz/fuzz-$* -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -runs=$(FUZZ_RUNS) -timeout=60 -max_len=4000 \
 	    -print_final_stats=1 -artifact_prefix=fuzz/found/$*- \
 	    fuzz/found/$* $(srcdir)/fuzz/corpus/$* >$$log 2>&1 || \
 	    { tail -n 60 $$log; exit 1; }; \

@@ -36,12 +36,19 @@ check_params (void)
          "journal-size %" PRIu64, p.journal_size);
   HOLDS (p.buffer == 0 || (p.buffer >= MIN_BUFFER && p.buffer <= INT64_MAX),
          "buffer %" PRIu64, p.buffer);
+  HOLDS (p.history.checkpoints == 0 || p.history.ns == 0, "history of two kinds");
+  HOLDS (p.nadd <= JOURNAL_MAX_DISKS && p.nremove <= JOURNAL_MAX_DISKS,
+         "%u to add, %u to remove", p.nadd, p.nremove);
+  for (unsigned i = 0; i < p.nadd; i++)
+    HOLDS (p.add[i][strspn (p.add[i], NAME_CHARS)] == '\0', "add-disk %s", p.add[i]);
+  for (unsigned i = 0; i < p.nremove; i++)
+    HOLDS (p.remove[i][strspn (p.remove[i], NAME_CHARS)] == '\0', "remove-disk %s", p.remove[i]);
   for (unsigned i = 0; i < p.ndisks; i++) {
     const struct replica_disk_params *d = &p.disks[i];
 
     HOLDS (strlen (d->name) <= JOURNAL_NAME_MAX &&
            d->name[strspn (d->name, NAME_CHARS)] == '\0', "name %s", d->name);
-    HOLDS (d->path[0] == '/', "path %s", d->path);
+    HOLDS (d->path[0] == '/' || uri_is_nbd (d->path), "path %s", d->path);
     HOLDS (!d->create || (d->size >= 1 && d->size <= INT64_MAX), "size %" PRIu64,
            d->size);
     for (unsigned k = 0; k < i; k++)
@@ -55,7 +62,8 @@ static void
 forget (void)
 {
   journal_size = buffer = size = -1;
-  baseline_trusted = false;
+  history = (struct replica_history) { 0 };
+  baseline_trusted = history_given = has_secret = false;
   stub_errors = 0;
 }
 

@@ -12,6 +12,8 @@ WORLDS = 11
 (LOCAL, REMOTE, REMOTE_READ, REMOTE_AT, STREAM, WRITE, ZERO, READ, FLUSH,
  WRITEOUT, RESTART, KILL, EXTENTS, EXPORT, SPARES, FAULT) = range(16)
 
+IMAGE_CUT = 11                  # of enum damage_op
+
 
 def frame(sort, payload=b""):
     if isinstance(payload, str):
@@ -62,8 +64,14 @@ def params():
                               "size=99999999999999999999", "journal-size=15M",
                               "journal-size=17T", "buffer=1K", "journal=", "baseline=no",
                               "disk=mcbuf-control:/x", "disk=" + "n" * 64 + ":/x",
-                              "history=1h", "buffer=8E", "size=8E", "\u00e4:/x", "="]):
+                              "history=1h", "history=100", "history=1w", "add-disk=vdb",
+                              "remove-disk=vdb", "add-disk=v:b", "control-secret=s",
+                              "control-secret=", "buffer=8E", "size=8E", "\u00e4:/x", "="]):
         yield "line-%d" % n, ("/vm/a\n" + line).encode()
+    for n, uri in enumerate(["nbd://", "nbd+unix:///?socket=/s", "nbd+unix:///?socket=s",
+                             "nbds://h/vda?tls-certificates=c", "vda:nbd+unix:///x?socket=/s"]):
+        yield "uri-%d" % n, (uri + "\njournal=/1").encode()
+        yield "uri-alone-%d" % n, uri.encode()
     yield "many", "\n".join("d%d:/%d" % (i, i) for i in range(65)).encode() + b"\njournal=/j"
 
 
@@ -71,6 +79,10 @@ def recovery():
     for world in range(WORLDS):
         for what in (1, 4, 3, 15, 19):
             yield "world-%d-%d" % (world, what), bytes([world, what])
+        # The images cut to what they are, and shorter and back again.
+        cut = lambda disk, size: struct.pack("<BBHQ", IMAGE_CUT, 0, disk, size)
+        yield "same-size-%d" % world, bytes([world, 4]) + cut(0, 70001) + cut(1, 24576)
+        yield "regrown-%d" % world, bytes([world, 4]) + cut(1, 4096) + cut(1, 24576)
 
 
 def reply():

@@ -124,7 +124,7 @@ known (void)
 static bool
 is_on (const char *path)
 {
-  return strcmp (simdisk_op_path (disk), path) == 0;
+  return strcmp (simdisk_op_path (), path) == 0;
 }
 
 /* --- views ----------------------------------------------------------------------- */
