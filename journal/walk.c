@@ -77,7 +77,8 @@ table_walk_bytes (struct table_walk *walk, const void *p, size_t len,
     if (off + slots * FORMAT_SLOT > len)
       goto bad;
     item.epoch = whole_epoch (walk->first_epoch, get32 (d->epoch_low));
-    if (item.epoch < walk->first_epoch || item.epoch > walk->epoch)
+    if (item.epoch < walk->first_epoch || item.epoch > walk->epoch ||
+        item.epoch < walk->j->config.disks[item.ext.disk].joined)
       goto bad;
     if (item.epoch != walk->seed_epoch || walk->items == 0) {
       walk->seed_epoch = item.epoch;

@@ -186,7 +186,7 @@ settle (struct pieces *p, struct journal *j, struct disk *disks,
     uint64_t bytes = (uint64_t) got.sample.nsectors * JOURNAL_SECTOR;
 
     p->piece[k] = p->piece[i];
-    if (got.sample.disk >= ndisks)
+    if (got.sample.disk >= ndisks || disks[got.sample.disk].backing == NULL)
       continue;
     if (!got.known) {
       if (bytes > budget ||
