@@ -170,7 +170,8 @@ struct format_record {
   le64 zero_filled;
   le64 void_epoch;
   le64 ncommits;                /* COMMITs and PROMOTED_COMMITs so far, this one too */
-  uint8_t reserved2[24];
+  le64 void_from, void_floor;   /* epochs over void_from are void; up to void_floor, some may be */
+  uint8_t reserved2[8];
   struct format_checkpoint checkpoint, watermark;
   uint8_t reserved3[192];
   uint8_t payload[FORMAT_PAYLOAD];
@@ -207,6 +208,8 @@ FORMAT_PIN (format_record, discarded_epochs, 192);
 FORMAT_PIN (format_record, discarded_bytes, 200);
 FORMAT_PIN (format_record, zero_filled, 208);
 FORMAT_PIN (format_record, void_epoch, 216);
+FORMAT_PIN (format_record, void_from, 232);
+FORMAT_PIN (format_record, void_floor, 240);
 FORMAT_PIN (format_record, ncommits, 224);
 FORMAT_PIN (format_record, checkpoint, 256);
 FORMAT_PIN (format_record, watermark, 544);

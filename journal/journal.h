@@ -91,7 +91,9 @@ struct journal_state {
   uint64_t instance;                    /* counts starts of the server */
   uint64_t epoch;                       /* open epoch when the record was written */
   uint64_t epoch_limit;                 /* no epoch over this was ever open */
-  uint64_t void_epoch;                  /* uncommitted epochs up to it were discarded */
+  uint64_t void_epoch;                  /* uncommitted epochs up to it were discarded, */
+  uint64_t void_from;                   /* the last time those over this */
+  uint64_t void_floor;                  /* and before that some up to this */
   struct journal_checkpoint checkpoint; /* newest committed */
   struct journal_checkpoint watermark;  /* newest wholly in the backing images */
   uint64_t target;                      /* write-out aims at this; == watermark.id when idle */

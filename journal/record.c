@@ -55,6 +55,8 @@ record_encode (const struct journal *j, struct format_record *rec,
   rec->discarded_epochs = put64 (state->discarded_epochs);
   rec->discarded_bytes = put64 (state->discarded_bytes);
   rec->void_epoch = put64 (state->void_epoch);
+  rec->void_from = put64 (state->void_from);
+  rec->void_floor = put64 (state->void_floor);
   rec->zero_filled = put64 (state->zero_filled);
   checkpoint_encode (&rec->checkpoint, &state->checkpoint);
   checkpoint_encode (&rec->watermark, &state->watermark);
@@ -80,6 +82,8 @@ record_decode_state (const struct format_record *rec,
   state->discarded_epochs = get64 (rec->discarded_epochs);
   state->discarded_bytes = get64 (rec->discarded_bytes);
   state->void_epoch = get64 (rec->void_epoch);
+  state->void_from = get64 (rec->void_from);
+  state->void_floor = get64 (rec->void_floor);
   state->zero_filled = get64 (rec->zero_filled);
   checkpoint_decode (&state->checkpoint, &rec->checkpoint);
   checkpoint_decode (&state->watermark, &rec->watermark);

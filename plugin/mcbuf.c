@@ -46,11 +46,14 @@ static uid_t ready_euid;
 static bool is_parent;
 static bool serving;            /* .after_fork was reached and all is well */
 
-/* Who ends the replica: nbdkit's main thread, or the one that "shutdown" starts. */
+/* Who ends the replica: nbdkit's main thread, or the one that "shutdown" starts.  Not with
+ * the lock: the end waits for control clients, who may be on their way to mcbuf_shutdown.
+ */
 static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t end_cond = PTHREAD_COND_INITIALIZER;
 static pthread_t end_thread;
 static bool end_started;
+static bool ending;             /* by the one who has set this */
 
 static void
 mcbuf_log (void *opaque, enum replica_log_level level, const char *line)
@@ -65,13 +68,23 @@ mcbuf_log (void *opaque, enum replica_log_level level, const char *line)
 static void
 mcbuf_unload (void)
 {
+  bool mine, wait;
+
   /* Not reached on SIGKILL: then the next start finds out for itself. */
   pthread_mutex_lock (&end_lock);
-  replica_close (replica);
-  replica = NULL;
+  mine = !ending;
+  ending = true;
   pthread_cond_signal (&end_cond);
   pthread_mutex_unlock (&end_lock);
-  if (end_started)
+  if (mine) {
+    replica_close (replica);
+    replica = NULL;
+  }
+  /* Nobody starts it any more: there are no control clients, or it is at its end. */
+  pthread_mutex_lock (&end_lock);
+  wait = end_started;
+  pthread_mutex_unlock (&end_lock);
+  if (wait)
     (void) pthread_join (end_thread, NULL);
   params_free ();
 }
@@ -109,21 +122,24 @@ static void *
 end_main (void *arg)
 {
   struct timespec until;
+  bool mine;
 
   (void) arg;
   if (clock_gettime (CLOCK_REALTIME, &until) == -1)
     return NULL;
   until.tv_sec += SHUTDOWN_GRACE_S;
   pthread_mutex_lock (&end_lock);
-  while (replica &&
+  while (!ending &&
          pthread_cond_timedwait (&end_cond, &end_lock, &until) == 0)
     ;
-  if (replica) {
+  mine = !ending;
+  ending = true;
+  pthread_mutex_unlock (&end_lock);
+  if (mine) {
     nbdkit_debug ("clients stay connected: ending without them");
     replica_stop (replica);
     _exit (EXIT_SUCCESS);
   }
-  pthread_mutex_unlock (&end_lock);
   return NULL;
 }
 

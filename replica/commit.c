@@ -330,11 +330,13 @@ static int
 check_commit (struct replica *r, const struct commit_request *req,
               struct commit_answer *answer, struct mcerror *err)
 {
-  SCOPED_LOCK (&r->lock);
+  struct journal_state state;
+  bool committed;
 
-  if (!takes_writes (r->state) &&
-      !(r->state == JOURNAL_STALE && req->has_epoch && r->has_checkpoint &&
-        req->epoch <= r->checkpoint.id))
+  journal_get_state (r->journal, &state);
+  SCOPED_LOCK (&r->lock);
+  committed = req->has_epoch && state_has_committed (&state, req->epoch);
+  if (!takes_writes (r->state) && !(r->state == JOURNAL_STALE && committed))
     return refuse_state_locked (r, "commit", err);
   if (req->generation != 0 && req->generation != r->generation) {
     errno = ESHUTDOWN;
@@ -345,7 +347,7 @@ check_commit (struct replica *r, const struct commit_request *req,
   }
   if (!req->has_epoch)
     return 0;
-  if (r->has_checkpoint && req->epoch <= r->checkpoint.id) {
+  if (committed) {
     *answer = (struct commit_answer) { .checkpoint = r->checkpoint.id,
                                        .epoch = req->epoch };
     return 1;
@@ -355,11 +357,14 @@ check_commit (struct replica *r, const struct commit_request *req,
     return mcerror_set (err, MCEXIT_REFUSED,
                         "cannot commit: epochs count from 1, and there is no checkpoint 0");
   }
-  if (req->epoch <= r->void_epoch) {
+  if (req->epoch <= MAX (r->void_epoch, state.void_epoch)) {
     errno = EPERM;
     return mcerror_set (err, MCEXIT_REFUSED,
+                        r->has_checkpoint && req->epoch <= r->checkpoint.id ?
+                        "cannot commit: epoch %" PRIu64 " was discarded by a resync or a failover, or so "
+                        "long ago that it is not known: checkpoint %" PRIu64 " does not have it" :
                         "cannot commit: epoch %" PRIu64 " was discarded: commit without an epoch once "
-                        "the new copy is whole", req->epoch);
+                        "the new copy is whole", req->epoch, r->checkpoint.id);
   }
   if (req->epoch >= speculation_open_number (r->spec) ||
       (r->state == JOURNAL_SYNCING &&

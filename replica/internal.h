@@ -190,6 +190,10 @@ extern int make_dirty (struct replica *r);
 
 /* For the change of every record: the open epoch, and numbers reserved ahead. */
 extern void state_epoch (struct journal_state *state, uint64_t open);
+/* Uncommitted epochs up to UPTO are discarded; STATE's checkpoint is what they would have followed. */
+extern void state_discard (struct journal_state *state, uint64_t upto);
+/* Was EPOCH committed, as far as is known?  Of epochs from before the last discard but one it is not. */
+extern bool state_has_committed (const struct journal_state *state, uint64_t epoch);
 
 /* --- config.c, wake.c: parts of replica_open ------------------------------ */
 

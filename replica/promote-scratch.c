@@ -180,7 +180,7 @@ static void
 change_void (struct journal_state *state, void *opaque)
 {
   state_epoch (state, *(uint64_t *) opaque);
-  state->void_epoch = *(uint64_t *) opaque - 1;
+  state_discard (state, *(uint64_t *) opaque - 1);
   state->pending = false;
 }
 

@@ -37,7 +37,7 @@ change_promote (struct journal_state *state, void *opaque)
   state->checkpoint = c->checkpoint;
   state->discarded_epochs = c->epochs;
   state->discarded_bytes = c->bytes;
-  state->void_epoch = c->open - 1;
+  state_discard (state, c->open - 1);
   state->drained = false;
   state->clean = false;
   state->pending = c->pending;

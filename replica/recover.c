@@ -62,7 +62,7 @@ change_promote (struct journal_state *state, void *opaque)
   state->discarded_bytes = c->bytes;
   state->drained = false;
   state->clean = true;          /* promoted, and nothing is in flight */
-  state->void_epoch = state->epoch_limit;
+  state_discard (state, state->epoch_limit);
   state_epoch (state, state->epoch_limit + 1);
 }
 

@@ -171,7 +171,7 @@ change_void (struct journal_state *state, void *opaque)
   const struct void_change *c = opaque;
 
   state_epoch (state, c->open);
-  state->void_epoch = c->open - 1;
+  state_discard (state, c->open - 1);
   state->closed = false;
   if (c->hole) {
     state->state = JOURNAL_STALE;

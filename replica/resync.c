@@ -19,7 +19,7 @@ change_resync (struct journal_state *state, void *opaque)
   state->state = JOURNAL_RESYNCING;
   state->clean = false;
   state->closed = false;        /* disks that have joined are copied anew */
-  state->void_epoch = *(uint64_t *) opaque - 1;
+  state_discard (state, *(uint64_t *) opaque - 1);
 }
 
 static void
@@ -28,12 +28,12 @@ change_overwrite (struct journal_state *state, void *opaque)
   uint64_t open = *(uint64_t *) opaque;
 
   state_epoch (state, open);
+  state_discard (state, open - 1);
   state->state = JOURNAL_SYNCING;
   state->has_checkpoint = false;
   state->closed = false;
   state->drained = false;
   state->clean = false;
-  state->void_epoch = open - 1;
   state->checkpoint = (struct journal_checkpoint) { .id = 0 };
   /* No commit up to here is ever replayed again. */
   state->watermark = (struct journal_checkpoint) { .id = open - 1 };

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/bytes.h"
 #include "replica/internal.h"
 
 #define EPOCHS_AHEAD 1024       /* how many numbers a record reserves */
@@ -117,6 +118,30 @@ state_epoch (struct journal_state *state, uint64_t open)
     state->epoch = open;
   if (state->epoch_limit < open + EPOCHS_AHEAD)
     state->epoch_limit = open + EPOCHS_AHEAD;
+}
+
+void
+state_discard (struct journal_state *state, uint64_t upto)
+{
+  uint64_t from = state->has_checkpoint ? state->checkpoint.id : state->void_from;
+
+  if (upto <= from)
+    return;                     /* all of them are committed */
+  if (from > state->void_epoch) {
+    state->void_floor = state->void_epoch;
+    state->void_from = from;
+  }
+  else
+    state->void_from = MIN (state->void_from, from);
+  state->void_epoch = MAX (state->void_epoch, upto);
+}
+
+bool
+state_has_committed (const struct journal_state *state, uint64_t epoch)
+{
+  return state->has_checkpoint && epoch <= state->checkpoint.id &&
+         (epoch > state->void_epoch ||
+          (epoch <= state->void_from && (epoch > state->void_floor || state->void_floor == 0)));
 }
 
 void

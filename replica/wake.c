@@ -272,7 +272,7 @@ change_open (struct journal_state *state, void *opaque)
   if (!c->keep_clean)
     state->clean = false;
   if (!c->restored)
-    state->void_epoch = c->open - 1;
+    state_discard (state, c->open - 1);
   state->pending = false;
 }
 

@@ -406,6 +406,32 @@ def connect(server):
     return s
 
 
+def test_everybody_shuts_down(test):
+    """Many clients ask for the end at once, and nbdkit is told, too: it ends."""
+    for n in range(20):
+        server = replica(test)
+        clients = [connect(server) for _ in range(60)]
+        start = threading.Barrier(len(clients) + 1)
+
+        def ask(s):
+            start.wait()  # pylint: disable=cell-var-from-loop
+            try:
+                s.sendall(b"shutdown\n")
+            except OSError:
+                pass            # others were quicker
+        threads = [threading.Thread(target=ask, args=(s,)) for s in clients]
+        for t in threads:
+            t.start()
+        start.wait()
+        if n % 2:
+            server.process.terminate()
+        for t in threads:
+            t.join()
+        server.wait_end()
+        for s in clients:
+            s.close()
+
+
 def test_slow_clients(test):
     """Silent ones, half a request, answers that nobody takes; and the server still ends."""
     server = replica(test)

@@ -283,6 +283,101 @@ START_TEST (odd_paths)
 }
 END_TEST
 
+/* --- which epochs were committed --- */
+
+static uint64_t
+number (const char *line, const char *key)
+{
+  json_t *json = ask (line);
+  uint64_t n = json_integer_value (json_object_get (json, key));
+
+  json_decref (json);
+  return n;
+}
+
+static void
+asked_again (uint64_t epoch, bool committed)
+{
+  char line[64];
+
+  snprintf (line, sizeof line, "commit epoch=%" PRIu64, epoch);
+  if (committed)
+    ck_assert_uint_eq (number (line, "epoch"), epoch);
+  else
+    refused (true, line, strlen (line), MCEXIT_REFUSED, EPERM, "was discarded");
+}
+
+static void
+again (void)
+{
+  struct mcerror err;
+
+  replica_close (r);
+  r = world_open (disk, &err);
+  ck_assert_msg (r != NULL, "%s", err.text);
+}
+
+/* Whoever lost a reply asks again, and is not to hear that what was discarded is safe: not after
+ * the next checkpoint either, whatever discarded it, and not of a server that was started since.
+ */
+START_TEST (discarded)
+{
+  uint64_t first, sealed, second, third, lost, fourth;
+
+  open_world (CLEAN);
+  first = number ("commit", "checkpoint");
+  sealed = number ("seal", "sealed");
+  json_decref (ask ("resync"));
+  second = number ("commit", "checkpoint");
+  ck_assert_uint_gt (second, sealed);
+  for (unsigned i = 0; i < 2; i++) {
+    asked_again (first, true);
+    asked_again (sealed, false);
+    asked_again (second - 1, false);
+    asked_again (second, true);
+    again ();
+  }
+
+  third = number ("commit", "checkpoint");
+  lost = number ("seal", "sealed");
+  json_decref (ask (_i == 0 ? "promote" : "status"));
+  json_decref (ask ("resync overwrite"));
+  fourth = number ("commit", "checkpoint");
+  for (unsigned i = 0; i < 2; i++) {
+    asked_again (third, true);
+    asked_again (second, true);
+    asked_again (lost, false);
+    asked_again (fourth, true);
+    /* So long ago that all of that time are taken for lost. */
+    asked_again (sealed, false);
+    again ();
+  }
+}
+END_TEST
+
+/* To an older checkpoint: those after it are as if they had never been. */
+START_TEST (discarded_commits)
+{
+  uint64_t kept, gone, next;
+  char line[64];
+
+  open_world (CLEAN);
+  kept = number ("commit", "checkpoint");
+  gone = number ("commit", "checkpoint");
+  snprintf (line, sizeof line, "promote to=%" PRIu64, kept);
+  json_decref (ask (line));
+  json_decref (ask ("resync overwrite"));
+  next = number ("commit", "checkpoint");
+  ck_assert_uint_gt (next, gone);
+  for (unsigned i = 0; i < 2; i++) {
+    asked_again (kept, true);
+    asked_again (gone, false);
+    asked_again (next, true);
+    again ();
+  }
+}
+END_TEST
+
 /* What of a text is UTF-8 stays. */
 START_TEST (text)
 {
@@ -322,6 +417,8 @@ main (void)
   tcase_add_test (t, keys);
   tcase_add_test (t, long_list);
   tcase_add_loop_test (t, odd_paths, 0, 3);
+  tcase_add_loop_test (t, discarded, 0, 2);
+  tcase_add_test (t, discarded_commits);
   tcase_add_test (t, text);
   suite_add_tcase (s, t);
   return unit_run (s);
