@@ -32,6 +32,8 @@
 #define FORMAT_RECORD_MAGIC "MCBUFREC"
 #define FORMAT_TABLE_MAGIC "MCBUFTAB"
 #define FORMAT_ACKED_MAGIC "MCBUFACK"
+#define FORMAT_SUMS_MAGIC "MCBUFSMH"
+#define FORMAT_SUMS_PAGE_MAGIC "MCBUFSMP"
 
 #define FORMAT_PIN(type, field, offset)                                 \
   _Static_assert (offsetof (struct type, field) == (offset),            \
@@ -293,5 +295,46 @@ FORMAT_PIN (format_acked, checkpoint, 48);
 FORMAT_PIN (format_acked, generation, 56);
 FORMAT_PIN (format_acked, seq, 64);
 FORMAT_SIZE (format_acked, 128);
+
+/* An image's file after a write-out; 0: not known. */
+struct format_stamp {
+  le64 inode, mtime;
+};
+FORMAT_PIN (format_stamp, mtime, 8);
+FORMAT_SIZE (format_stamp, 16);
+
+/* JOURNAL/sums, the checksums of what was written out: its first page ... */
+struct format_sums {
+  char magic[FORMAT_MAGIC_LEN];
+  le32 crc;
+  le32 disks_crc;               /* of names and sizes of the disks */
+  uint8_t id[HOST_ID_LEN];
+  le64 upto;                    /* the checkpoint that was written out last */
+  uint8_t reserved1[88];
+  struct format_stamp stamp[JOURNAL_MAX_DISKS];
+  uint8_t reserved2[JOURNAL_BLOCK - 128 - 16 * JOURNAL_MAX_DISKS];
+};
+FORMAT_PIN (format_sums, crc, 8);
+FORMAT_PIN (format_sums, disks_crc, 12);
+FORMAT_PIN (format_sums, id, 16);
+FORMAT_PIN (format_sums, upto, 32);
+FORMAT_PIN (format_sums, stamp, 128);
+FORMAT_SIZE (format_sums, JOURNAL_BLOCK);
+
+/* ... and the others. */
+#define FORMAT_SUMS 2032u       /* in a page */
+struct format_page {
+  char magic[FORMAT_MAGIC_LEN];
+  le32 crc;
+  le32 disk;
+  le64 number;                  /* among the pages of the disk */
+  le16 sum[FORMAT_SUMS];        /* 0: not known */
+  uint8_t reserved[8];
+};
+FORMAT_PIN (format_page, crc, 8);
+FORMAT_PIN (format_page, disk, 12);
+FORMAT_PIN (format_page, number, 16);
+FORMAT_PIN (format_page, sum, 24);
+FORMAT_SIZE (format_page, JOURNAL_BLOCK);
 
 #endif /* MCBUF_JOURNAL_FORMAT_H */

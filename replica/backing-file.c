@@ -267,6 +267,19 @@ image_extent (struct backing *b, uint64_t off, uint64_t max, uint64_t *len,
   return 0;
 }
 
+static int
+image_stamp (struct backing *b, uint64_t *inode, uint64_t *mtime)
+{
+  struct image *f = (struct image *) b;
+  struct io_stat st;
+
+  if (io_stat (f->file, &st) == -1)
+    return -1;
+  *inode = st.inode;
+  *mtime = st.mtime;
+  return 0;
+}
+
 static const struct backing_ops image_ops = {
   .outlives = true,
   .close = image_close,
@@ -276,6 +289,7 @@ static const struct backing_ops image_ops = {
   .flush = image_flush,
   .cache = image_cache,
   .extent = image_extent,
+  .stamp = image_stamp,
 };
 
 int

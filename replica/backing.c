@@ -61,6 +61,15 @@ backing_outlives (const struct backing *b)
 }
 
 int
+backing_stamp (struct backing *b, uint64_t *inode, uint64_t *mtime)
+{
+  if (b->ops->stamp)
+    return b->ops->stamp (b, inode, mtime);
+  errno = ENOTSUP;
+  return -1;
+}
+
+int
 backing_pread (struct backing *b, void *buf, size_t len, uint64_t off)
 {
   return b->ops->pread (b, buf, len, off);

@@ -38,6 +38,11 @@ extern const char *backing_path (const struct backing *b);      /* or URI */
 /* Does what was written and not flushed outlive this process, as the host's page cache does? */
 extern bool backing_outlives (const struct backing *b);
 
+/* What changes with the image's file, when it is another one or was written to.  -1 with ENOTSUP: there is no
+ * such thing.
+ */
+extern int backing_stamp (struct backing *b, uint64_t *inode, uint64_t *mtime);
+
 /* Is there still something at PATH (or URI), where an image once was?  1, 0, -1 when that
  * cannot be told.
  */

@@ -15,6 +15,7 @@
 #include "common/bytes.h"
 #include "replica/internal.h"
 #include "replica/samples.h"
+#include "replica/sums.h"
 
 #define BATCH_BYTES (1u << 20)
 #define BATCH_PIECES 256
@@ -211,8 +212,10 @@ drain_map (struct drain *d, const struct map *map)
   d->failed_path = NULL;
   if (map_sorted (map, &runs, &n) == -1)
     return -1;
-  if (n == 0)
+  if (n == 0) {
+    sums_note (d->sums, d->disks, d->ndisks, runs, 0);
     return 0;
+  }
   if (split (d, runs, n, &parted, &starts, &nparts) == -1)
     return -1;
   b = calloc (1, sizeof *b);
@@ -251,8 +254,10 @@ drain_map (struct drain *d, const struct map *map)
       d->failed_path = backing_path (d->disks[i].backing);
       result = -1;
     }
-  if (result == 0)
+  if (result == 0) {
     samples_update (d->journal, d->disks, d->ndisks, runs, n);
+    sums_note (d->sums, d->disks, d->ndisks, runs, n);
+  }
   return result;
 }
 

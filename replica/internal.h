@@ -73,6 +73,7 @@ struct replica {
   replica_log_fn log;
   void *log_opaque;
   struct journal *journal;
+  struct sums *sums;            /* of the backing images, or NULL */
   struct disk *disks;
   unsigned ndisks;
   bool shared;
@@ -460,6 +461,7 @@ struct drain {
   struct journal *journal;
   struct disk *disks;
   unsigned ndisks;
+  struct sums *sums;            /* of the images; may be NULL */
   bool verified;                /* all of it was, so drain_prepare need not */
   /* Called now and then with bytes written since the last call; -1 stops with ECANCELED. May be NULL. */
   int (*progress) (void *opaque, uint64_t bytes);

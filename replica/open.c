@@ -12,6 +12,7 @@
 #include "common/bytes.h"
 #include "replica/internal.h"
 #include "replica/samples.h"
+#include "replica/sums.h"
 
 #define STOP_MS 10000           /* how long a stop waits for requests under way */
 
@@ -143,6 +144,7 @@ destroy (struct replica *r)
   speculation_free (r->spec);
   writeout_free (r->wo);
   house_free (r);
+  sums_close (r->sums);
   journal_close (r->journal);
   for (unsigned i = 0; i < r->ndisks; i++) {
     backing_close (r->disks[i].backing);

@@ -196,6 +196,7 @@ recover_end (struct recovery *rec)
   free (rec->moved);
   free (rec->list);
   free (rec->parts);
+  sums_close (rec->sums);
   journal_close (rec->j);
   errno = saved;
 }
@@ -292,11 +293,16 @@ recover_open_image (struct recovery *rec, unsigned i)
 }
 
 int
-recover_check_images (struct recovery *rec)
+recover_check_images (struct recovery *rec, enum sums_depth depth)
 {
   struct samples_miss miss;
+  int r = samples_check (rec->j, rec->disks, rec->ndisks, &miss);
 
-  switch (samples_check (rec->j, rec->disks, rec->ndisks, &miss)) {
+  if (r == 1) {
+    rec->sums = sums_open (rec->params->fs, rec->params->dir, rec->j, rec->look);
+    r = sums_check (rec->sums, rec->disks, rec->ndisks, depth, &miss);
+  }
+  switch (r) {
   case 1:
     return 0;
   case 0:
@@ -319,7 +325,7 @@ recover_open_images (struct recovery *rec)
   for (unsigned i = 0; i < config->ndisks; i++)
     if (recover_open_image (rec, i) == -1)
       return -1;
-  return recover_check_images (rec);
+  return recover_check_images (rec, SUMS_CHANGED);
 }
 
 /* --- what there is to do -------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 
 #include "replica/internal.h"
 #include "replica/recover.h"
+#include "replica/sums.h"
 
 /* A commit that has to be written out, and how much data it has. */
 struct recover_part {
@@ -25,6 +26,7 @@ struct recovery {
   size_t nlist;
   struct journal_checkpoint chosen;
   struct disk *disks;
+  struct sums *sums;            /* of their images, or NULL */
   unsigned ndisks;
   int wrong;                    /* disk whose image is not what it should be; -1 */
   struct journal_damage miss;   /* where; its file is not used */
@@ -52,7 +54,7 @@ extern void recover_end (struct recovery *rec);
 extern int recover_open_images (struct recovery *rec);
 /* Its parts, once rec->disks is there: one image; those that are open. */
 extern int recover_open_image (struct recovery *rec, unsigned i);
-extern int recover_check_images (struct recovery *rec);
+extern int recover_check_images (struct recovery *rec, enum sums_depth depth);
 
 /* What there is to write out; does it verify? */
 extern int recover_plan (struct recovery *rec);

@@ -140,7 +140,7 @@ verify_images (struct verify *v)
   rec->err = &err;
   for (unsigned i = 0; i < n; i++)
     add_image (v, recover_open_image (rec, i), &err);
-  add_image (v, recover_check_images (rec), &err);
+  add_image (v, recover_check_images (rec, SUMS_ALL), &err);
   rec->err = kept;
 }
 

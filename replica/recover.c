@@ -215,7 +215,7 @@ write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
 {
   struct drain d = { .fs = rec->params->fs, .journal = rec->j,
                      .disks = rec->disks, .ndisks = rec->ndisks,
-                     .verified = true, .progress = tell_drain, .opaque = rec };
+                     .sums = rec->sums, .verified = true, .progress = tell_drain, .opaque = rec };
   uint64_t begin = from == 0 ? rec->state.watermark.id : rec->parts[from - 1].epoch;
   uint64_t newest = 0;
   struct change c = { .rec = rec, .watermark = rec->chosen };

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "replica/internal.h"
+#include "replica/sums.h"
 
 static void
 change_resync (struct journal_state *state, void *opaque)
@@ -121,8 +122,10 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   }
   if (overwrite && (fresh = history_writeout_new (r)) == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
-  if (overwrite)
+  if (overwrite) {
+    sums_forget (r->sums);
     journal_begin_anew (r->journal);
+  }
   if (journal_record (r->journal, JOURNAL_REC_STATE,
                       overwrite ? change_overwrite : change_resync,
                       &open) == -1) {

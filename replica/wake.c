@@ -14,6 +14,7 @@
 #include "common/bytes.h"
 #include "replica/internal.h"
 #include "replica/samples.h"
+#include "replica/sums.h"
 
 /* Seal until EPOCH is open. */
 static int
@@ -209,7 +210,11 @@ check_images (struct replica *r, bool *damaged)
 {
   struct samples_miss miss;
 
-  switch (samples_check (r->journal, r->disks, r->ndisks, &miss)) {
+  int found = samples_check (r->journal, r->disks, r->ndisks, &miss);
+
+  if (found == 1)
+    found = sums_check (r->sums, r->disks, r->ndisks, SUMS_SOME, &miss);
+  switch (found) {
   case 1:
     return 0;
   case 0:
@@ -290,6 +295,7 @@ revive (struct replica *r, const struct replica_params *params,
   uint64_t newest;
 
   journal_get_state (r->journal, &state);
+  r->sums = sums_open (r->fs, r->dir, r->journal, false);
   if (damaged)
     note_damage (r, &damage);
   else if (check_images (r, &damaged) == -1)

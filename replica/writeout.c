@@ -173,7 +173,7 @@ static int
 drain_until_done (struct replica *r, const struct map *map)
 {
   struct drain d = { .fs = r->fs, .journal = r->journal, .disks = r->disks,
-                     .ndisks = r->ndisks, .progress = cycle_progress,
+                     .ndisks = r->ndisks, .sums = r->sums, .progress = cycle_progress,
                      .opaque = r };
   unsigned wait = RETRY_MIN_MS;
 

@@ -55,6 +55,7 @@ damage_tests = \
 	nbd/test-mcbuf-journal-size.py \
 	nbd/test-mcbuf-recover-busy.py \
 	nbd/test-mcbuf-recover-kill.py \
+	nbd/test-mcbuf-sums.py \
 	nbd/test-mcbuf-verify.py \
 	$(NULL)
 TESTS += $(damage_tests)

@@ -123,7 +123,7 @@ where_is (const char *path)
   if (strstr (path, ".img"))
     return FAULT_IMAGE;
   /* Without either, all that is kept goes on. */
-  if (strstr (path, "/catalog") || strstr (path, "/divergence"))
+  if (strstr (path, "/catalog") || strstr (path, "/divergence") || strstr (path, "/sums"))
     return FAULT_CATALOG;
   if (strstr (path, "/acked") || strstr (path, "/lock"))
     return FAULT_MARK;
