@@ -16,6 +16,7 @@
 #include <pthread.h>
 
 #include "common/cleanup.h"
+#include "common/held.h"
 #include "journal/bits.h"
 #include "journal/format.h"
 #include "journal/journal.h"
@@ -96,6 +97,15 @@ struct buffer {
   struct bits pushing;
   struct buffer_meta *meta;
   uint8_t *mem;
+};
+
+/* A writer who waits for room; on his stack. */
+struct waiter {
+  uint32_t want;
+  struct journal_span *span;
+  bool served;
+  pthread_cond_t cond;          /* served, or first in the line */
+  struct waiter *next;
 };
 
 /* --- Tables --- */
@@ -234,6 +244,9 @@ struct journal {
   size_t region_size;
   int region_fd;                /* holds the region's lock; -1: private */
   char region_why[128];         /* why one that was there is of no use, or "" */
+  uint64_t asked, least;        /* buffers: what is wanted, what will do */
+  int short_error;              /* why it is fewer */
+  uint64_t start_ns;            /* how long it took to get them */
   unsigned nbuffers, nunbound;
   struct buffer *buffers;
   uint64_t *dirty;              /* bit per buffer: filled but not pushed */
@@ -241,7 +254,11 @@ struct journal {
   unsigned *needed, nneeded;    /* ... this list */
   unsigned hand;                /* where to look for a buffer to reuse */
   int32_t ready_head, ready_tail;
+
+  /* reserve.c */
   uint32_t open_chunk;          /* data chunk that is given out from; 0: none */
+  struct waiter *line;          /* who waits for the next one, the longest first */
+  struct held held;             /* writers, by the device */
 
   struct tables tab;
   struct log log;
@@ -327,7 +344,11 @@ extern bool push_ready_locked (struct journal *j, int b);
 extern void push_wake (struct journal *j);
 /* Push one buffer; false when none is waiting.  Releases the lock. */
 extern bool push_one_locked (struct journal *j);
-extern void push_begin (struct journal *j, bool tables);
+extern void push_begin (struct journal *j, uint64_t epoch, bool tables);
+/* Push a piece of what a commit needs.  1; 0 when the rest is in others' hands; -1 when there
+ * is no rest.  Releases the lock when it returns 1.
+ */
+extern int push_needed_locked (struct journal *j);
 extern int push_end (struct journal *j);
 extern void *push_thread (void *arg);
 

@@ -156,10 +156,7 @@ cut_piece (struct bits *todo)
   }
 }
 
-/* Push a piece of what a commit needs.  1; 0 when the rest is in others'
- * hands; -1 when there is no rest.  Releases the lock when it returns 1.
- */
-static int
+int
 push_needed_locked (struct journal *j)
 {
   int r = -1;
@@ -185,11 +182,21 @@ push_needed_locked (struct journal *j)
   return r;
 }
 
-/* Begin to push all that is filled now (TABLES: tables too): the threads help.
- * Turn.  To be followed by push_end.
+/* Does buffer B hold something of an epoch up to EPOCH?  What is published later belongs to a later one. */
+static bool
+is_of_epoch_locked (struct journal *j, const struct buffer *b, uint64_t epoch)
+{
+  const struct chunk *c = &j->chunks[b->chunk];
+
+  return c->kind != CHUNK_DATA || (c->min_epoch != 0 && c->min_epoch <= epoch);
+}
+
+/* Begin to push the data of epochs up to EPOCH, all of them sealed or nobody writing, as far as it is
+ * filled (TABLES: tables too): whoever pushes helps.  What only newer ones need is not waited
+ * for.  Turn.  To be followed by push_end.
  */
 void
-push_begin (struct journal *j, bool tables)
+push_begin (struct journal *j, uint64_t epoch, bool tables)
 {
   SCOPED_LOCK (&j->lock);
 
@@ -199,7 +206,7 @@ push_begin (struct journal *j, bool tables)
       unsigned n = w * 64 + __builtin_ctzll (bits);
       const struct buffer *b = &j->buffers[n];
 
-      if (b->chunk == 0 ||
+      if (b->chunk == 0 || !is_of_epoch_locked (j, b, epoch) ||
           (!tables && j->chunks[b->chunk].kind == CHUNK_TABLE))
         continue;
       j->need[n] = bits_minus (&b->meta->filled, &b->meta->pushed);
