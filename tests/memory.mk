@@ -14,3 +14,10 @@ check_PROGRAMS += unit/test-held
 TESTS += unit/test-held
 unit_test_held_SOURCES = unit/test-held.c $(UNIT_COMMON)
 unit_test_held_LDADD = $(UNIT_LIBS)
+
+memory_tests = \
+	nbd/test-mcbuf-backpressure.py \
+	nbd/test-mcbuf-memory.py \
+	$(NULL)
+TESTS += $(memory_tests)
+EXTRA_DIST += $(memory_tests)
