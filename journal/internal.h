@@ -258,6 +258,7 @@ struct journal {
   /* reserve.c */
   uint32_t open_chunk;          /* data chunk that is given out from; 0: none */
   struct waiter *line;          /* who waits for the next one, the longest first */
+  bool line_held;               /* ... and it is for the device */
   struct held held;             /* writers, by the device */
 
   struct tables tab;
@@ -321,6 +322,8 @@ extern void staging_reset (struct journal *j);
 extern void staging_close (struct journal *j, bool unlink);
 /* A buffer of one's own.  May release the lock and wait.  -1: EIO. */
 extern int buffer_take_locked (struct journal *j);
+/* The same, but NO_BUFFER when there is none now. */
+extern int buffer_find_locked (struct journal *j);
 extern void buffer_bind_locked (struct journal *j, int b, uint32_t chunk);
 /* Which chunk META says it is bound to (0: none) and of what kind; -1 when it
  * says nothing that makes sense.
@@ -335,6 +338,13 @@ extern bool buffer_filled_locked (struct journal *j, int b, unsigned from,
 /* No more room in chunk C: BUMP blocks are all there will be. */
 extern void chunk_close_locked (struct journal *j, uint32_t c, unsigned bump);
 
+/* --- reserve.c --- */
+
+/* Give those who wait for room as much as there is.  1; 0: it ends for want of a buffer; -1 when a
+ * chunk cannot be opened.
+ */
+extern int line_serve_locked (struct journal *j);
+
 /* --- push.c --- */
 
 extern void poison_locked (struct journal *j, int error);
@@ -342,13 +352,11 @@ extern void poison_locked (struct journal *j, int error);
 extern bool push_ready_locked (struct journal *j, int b);
 /* With or without the lock; better without. */
 extern void push_wake (struct journal *j);
-/* Push one buffer; false when none is waiting.  Releases the lock. */
-extern bool push_one_locked (struct journal *j);
 extern void push_begin (struct journal *j, uint64_t epoch, bool tables);
-/* Push a piece of what a commit needs.  1; 0 when the rest is in others' hands; -1 when there
- * is no rest.  Releases the lock when it returns 1.
+/* Push something: what a commit needs first, then what is waiting.  False when there is
+ * nothing.  Releases the lock when it returns true.
  */
-extern int push_needed_locked (struct journal *j);
+extern bool push_help_locked (struct journal *j);
 extern int push_end (struct journal *j);
 extern void *push_thread (void *arg);
 

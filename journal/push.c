@@ -121,6 +121,9 @@ push_blocks_locked (struct journal *j, int n, const struct bits *todo)
   if (bits_within (&b->meta->filled, &b->meta->pushed))
     j->dirty[n / 64] &= ~(UINT64_C (1) << (n % 64));
   chunk_try_free_locked (j, c);
+  /* Who is first in line may be pushing himself. */
+  if (j->line)
+    (void) line_serve_locked (j);
   pthread_cond_broadcast (&j->buffer_cond);
 }
 
@@ -156,7 +159,10 @@ cut_piece (struct bits *todo)
   }
 }
 
-int
+/* Push a piece of what a commit needs.  1; 0 when the rest is in others'
+ * hands; -1 when there is no rest.  Releases the lock when it returns 1.
+ */
+static int
 push_needed_locked (struct journal *j)
 {
   int r = -1;
@@ -237,7 +243,8 @@ push_end (struct journal *j)
 
 /* --- For everybody else --- */
 
-bool
+/* Push one buffer; false when none is waiting.  Releases the lock. */
+static bool
 push_one_locked (struct journal *j)
 {
   ASSERT_LOCKED (j);
@@ -261,6 +268,12 @@ push_one_locked (struct journal *j)
   return false;
 }
 
+bool
+push_help_locked (struct journal *j)
+{
+  return push_needed_locked (j) == 1 || push_one_locked (j);
+}
+
 void *
 push_thread (void *arg)
 {
@@ -268,8 +281,7 @@ push_thread (void *arg)
   SCOPED_LOCK (&j->lock);
 
   while (!j->stopping) {
-    if (j->failed ||
-        (push_needed_locked (j) != 1 && !push_one_locked (j)))
+    if (j->failed || !push_help_locked (j))
       pthread_cond_wait (&j->work_cond, &j->lock);
   }
   return NULL;

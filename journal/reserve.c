@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Room for data: blocks of the one data chunk that is open, then of the next.
  *
- * When a chunk has to be opened and the device is too slow for those who write, they
- * wait in a line.  Its first opens the chunk, and gives of it to those behind him in
- * their order before anybody else can come; so nobody is overtaken, neither by who came later
- * nor by who writes more: a long write is back at the end of the line after each chunk.
+ * When a chunk has to be opened and the device is too slow for those who write, they wait in
+ * a line.  Whoever sees a buffer become free opens the chunk, and gives of it to the line, in its
+ * order, before anybody else can come; so nobody is overtaken, neither by who came later nor
+ * by who writes more: a long write is back at the end of the line after each chunk.
  * Whoever waits is passed at most once by each of the others for each chunk of his own.
- * And a line is served at once as far as the chunk reaches: the writers do not hand the
- * room from one to the next, which on a busy machine would be slower than the device.
+ * A line is served at once as far as the chunk reaches: the writers do not hand the room from
+ * one to the next, which on a busy machine would be slower than the device.  As they wait they
+ * push what is there to be pushed, so that the device has as much to do as there are writers.
  */
 #include "config.h"
 
@@ -24,21 +25,25 @@ open_room_locked (struct journal *j)
          j->buffers[j->chunks[j->open_chunk].buffer].bump;
 }
 
-/* Open a data chunk: the first of the line does.  Releases the lock. */
+/* Open a data chunk.  1; 0 when no buffer is free now; -1. */
 static int
 open_data_chunk_locked (struct journal *j)
 {
   uint32_t c;
   int n;
 
+  assert (j->open_chunk == 0);
+  if (j->failed) {
+    errno = EIO;
+    return -1;
+  }
   if (chunks_free_locked (j) <= KEEP_FOR_TABLES) {
     errno = ENOSPC;
     return -1;
   }
-  n = buffer_take_locked (j);
-  if (n == -1)
-    return -1;
-  assert (j->open_chunk == 0);
+  n = buffer_find_locked (j);
+  if (n == NO_BUFFER)
+    return 0;
   c = chunk_alloc_locked (j, CHUNK_DATA, KEEP_FOR_TABLES);
   if (c == 0) {
     buffer_release_locked (j, n);
@@ -47,7 +52,7 @@ open_data_chunk_locked (struct journal *j)
   }
   buffer_bind_locked (j, n, c);
   j->open_chunk = c;
-  return 0;
+  return 1;
 }
 
 /* Take up to WANT blocks of the open chunk. */
@@ -68,6 +73,17 @@ take_locked (struct journal *j, uint32_t want, struct journal_span *span)
   }
 }
 
+/* The line waits for the device, or does not any more. */
+static void
+line_held_locked (struct journal *j, bool held)
+{
+  if (held && !j->line_held)
+    held_begin (&j->held, host_monotonic_ns ());
+  if (!held && j->line_held)
+    held_end (&j->held, host_monotonic_ns ());
+  j->line_held = held;
+}
+
 /* The first of the line leaves it, and the next one sees to the line. */
 static void
 leave_locked (struct journal *j)
@@ -75,51 +91,78 @@ leave_locked (struct journal *j)
   j->line = j->line->next;
   if (j->line)
     pthread_cond_signal (&j->line->cond);
+  else
+    line_held_locked (j, false);
 }
 
-static void
-serve_locked (struct journal *j)
+int
+line_serve_locked (struct journal *j)
 {
-  while (j->line && j->open_chunk != 0) {
+  int r = 1;
+
+  ASSERT_LOCKED (j);
+  while (j->line && (j->open_chunk != 0 ||
+                     (r = open_data_chunk_locked (j)) == 1)) {
     struct waiter *w = j->line;
 
     take_locked (j, w->want, w->span);
     w->served = true;
     pthread_cond_signal (&w->cond);
+    pthread_cond_broadcast (&j->buffer_cond);   /* where the first one waits */
     leave_locked (j);
   }
+  return r;
+}
+
+/* No chunk is free, or something worse, and W is the first.  -1: he gives up. */
+static int
+line_error_locked (struct journal *j, journal_full_fn full, void *opaque,
+                   uint64_t since)
+{
+  int r;
+
+  if (errno != ENOSPC || full == NULL)
+    return -1;
+  line_held_locked (j, false);
+  pthread_mutex_unlock (&j->lock);
+  r = full (opaque, since);
+  pthread_mutex_lock (&j->lock);
+  return r;
 }
 
 static int
 wait_in_line_locked (struct journal *j, struct waiter *w, journal_full_fn full,
                      void *opaque)
 {
-  uint64_t since = host_monotonic_ns ();
+  uint64_t since = 0;
   struct waiter **end = &j->line;
 
   while (*end)
     end = &(*end)->next;
   *end = w;
-  while (!w->served) {
-    if (j->line != w)
-      pthread_cond_wait (&w->cond, &j->lock);
-    else if (open_data_chunk_locked (j) == 0)
-      serve_locked (j);
-    else {
-      int r = -1;
+  for (;;) {
+    int r = line_serve_locked (j);
 
-      if (errno == ENOSPC && full) {
-        pthread_mutex_unlock (&j->lock);
-        r = full (opaque, since);
-        pthread_mutex_lock (&j->lock);
-      }
-      if (r == -1) {
+    if (w->served)
+      return 0;
+    if (since == 0)
+      since = host_monotonic_ns ();
+    if (r == -1 && j->line == w) {
+      if (line_error_locked (j, full, opaque, since) == -1) {
         leave_locked (j);
         return -1;
       }
+      continue;
     }
+    if (r == 0) {
+      line_held_locked (j, true);
+      if (push_help_locked (j))
+        continue;
+    }
+    pthread_cond_wait (j->line == w ? &j->buffer_cond : &w->cond, &j->lock);
+    if (w->served)
+      return 0;
   }
-  return 0;
 }
 
 int
@@ -146,9 +189,11 @@ journal_reserve_or_wait (struct journal *j, uint32_t want,
     take_locked (j, want, span);
     return 0;
   }
-  errno = pthread_cond_init (&w.cond, NULL);
-  if (errno != 0)
+  r = pthread_cond_init (&w.cond, NULL);
+  if (r != 0) {
+    errno = r;
     return -1;
+  }
   r = wait_in_line_locked (j, &w, full, opaque);
   saved = errno;
   pthread_cond_destroy (&w.cond);

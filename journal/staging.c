@@ -430,10 +430,10 @@ buffer_is_clean_locked (struct journal *j, const struct buffer *b)
   return bits_within (&all, &b->meta->pushed);
 }
 
-/* A free buffer, or one that is not needed any more; NO_BUFFER. */
-static int
-find_buffer_locked (struct journal *j)
+int
+buffer_find_locked (struct journal *j)
 {
+  ASSERT_LOCKED (j);
   for (unsigned i = 0; i < j->nbuffers; i++) {
     unsigned n = (j->hand + i) % j->nbuffers;
     struct buffer *b = &j->buffers[n];
@@ -464,9 +464,9 @@ wait_buffer_locked (struct journal *j)
     /* Help with what a commit needs, then with what is waiting, else wait for those who
      * fill, push or read.
      */
-    if (push_needed_locked (j) != 1 && !push_one_locked (j))
+    if (!push_help_locked (j))
       pthread_cond_wait (&j->buffer_cond, &j->lock);
-    n = find_buffer_locked (j);
+    n = buffer_find_locked (j);
   }
   held_end (&j->held, host_monotonic_ns ());
   return n;
@@ -479,7 +479,7 @@ buffer_take_locked (struct journal *j)
 
   ASSERT_LOCKED (j);
   if (j->failed == 0)
-    n = find_buffer_locked (j);
+    n = buffer_find_locked (j);
   if (n == NO_BUFFER && j->failed == 0)
     n = wait_buffer_locked (j);
   if (n == NO_BUFFER)

@@ -77,7 +77,6 @@ struct writer {
   uint32_t want;
   struct journal_span span;
   int result, error;
-  unsigned order;               /* when he was served, counting from 1; 0: not yet */
   journal_full_fn full;
 };
 
@@ -104,7 +103,7 @@ write_main (void *arg)
   w->result = journal_reserve_or_wait (h.j, w->want, &w->span, w->full, w);
   w->error = errno;
   SCOPED_LOCK (&lock);
-  w->order = ++served;
+  served++;
   pthread_cond_broadcast (&cond);
   return NULL;
 }
@@ -204,19 +203,18 @@ START_TEST (one_chunk_serves_all)
   fill_buffers ();
   for (unsigned i = 0; i < WRITERS; i++)
     join_line (&w[i], 1 + i, NULL);
-  EXPECT (served == 0);
   gate_set (true, 1);           /* one buffer becomes free, and no other */
-  poll_served (WRITERS);
+  poll_line (0);
+  /* There is room left: who comes now does not wait. */
+  EXPECT (journal_reserve (h.j, 1, &late) == 0);
+  gate_set (false, 0);          /* for those who help to push */
   join (w, WRITERS);
   /* Nobody came before who was there first. */
   for (unsigned i = 0; i < WRITERS; i++) {
     EXPECT (w[i].result == 0 && w[i].span.nblocks == 1 + i);
     EXPECT (i == 0 || w[i].span.block == w[i - 1].span.block + i);
   }
-  /* There is room left: who comes now does not wait. */
-  EXPECT (journal_reserve (h.j, 1, &late) == 0);
   EXPECT (late.block == w[WRITERS - 1].span.block + WRITERS);
-  gate_set (false, 0);
   for (unsigned i = 0; i < WRITERS; i++)
     fill (&w[i].span);
   fill (&late);
@@ -231,22 +229,19 @@ START_TEST (long_writes_do_not_overtake)
   fill_buffers ();
   for (unsigned i = 0; i < 4; i++)
     join_line (&w[i], want[i], NULL);
-  gate_set (true, 1);
-  poll_served (1);
-  EXPECT (w[0].order == 1 && w[0].span.nblocks == JOURNAL_CHUNK_BLOCKS);
+  gate_set (true, 1);           /* a chunk for the first */
   poll_line (3);
-  /* The next chunk: one block for the second, and all but that for the third. */
+  /* The next one: one block for the second, and all but that for the third. */
   gate_set (true, 1);
-  poll_served (3);
   poll_line (1);
-  EXPECT (w[1].order > 0 && w[2].order > 0 && w[3].order == 0);
+  gate_set (true, 1);
+  poll_line (0);
+  gate_set (false, 0);          /* for those who help to push */
+  join (w, 4);
+  EXPECT (w[0].span.nblocks == JOURNAL_CHUNK_BLOCKS);
   EXPECT (w[1].span.nblocks == 1 && w[2].span.nblocks == JOURNAL_CHUNK_BLOCKS - 1);
   EXPECT (w[2].span.block == w[1].span.block + 1);
-  gate_set (true, 1);
-  poll_served (4);
   EXPECT (w[3].span.nblocks == 2);
-  gate_set (false, 0);
-  join (w, 4);
   for (unsigned i = 0; i < 4; i++)
     fill (&w[i].span);
 }
