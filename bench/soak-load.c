@@ -8,7 +8,8 @@
  *   BLOCKS   of 4 KiB that are written to, again and again, spread over the disk
  *
  * A latency counts from when its request was due, not from when it could be sent: a server
- * that stalls is charged with all that it held up.  They are counted in buckets of 1.6 %,
+ * that stalls is charged with all that it held up.  How late the writes were sent is told too: as long
+ * as the queue is not full, that is the machine, which did not let this process run.  They are counted in buckets of 1.6 %,
  * so that memory and time do not grow with the run.
  */
 #include "config.h"
@@ -103,7 +104,7 @@ print_histogram (const char *name, const struct histogram *h, uint64_t began)
 static struct nbd_handle *nbd;
 static int control = -1;
 static unsigned in_flight;
-static struct histogram writes, commits;
+static struct histogram writes, commits, late;
 static uint64_t committing;     /* when the commit under way was due; 0: none */
 static char reply[65536];
 static size_t reply_len;
@@ -249,11 +250,13 @@ report (uint64_t began, uint64_t now)
   printf ("{\"t\":%.3f", (now - began) / 1e9);
   print_histogram ("commit_us", &commits, began);
   print_histogram ("write_us", &writes, began);
+  print_histogram ("late_us", &late, began);
   printf ("}\n");
   if (fflush (stdout) != 0)
     die ("stdout");
   memset (&commits, 0, sizeof commits);
   memset (&writes, 0, sizeof writes);
+  memset (&late, 0, sizeof late);
 }
 
 static uint64_t
@@ -317,6 +320,7 @@ main (int argc, char *argv[])
       next_commit += commit_ns;
     }
     while (now >= next_write && in_flight < DEPTH) {
+      count (&late, now - next_write, now);
       submit (data, next_write);
       next_write += write_ns;
     }
