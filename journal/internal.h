@@ -259,6 +259,7 @@ struct journal {
   uint32_t open_chunk;          /* data chunk that is given out from; 0: none */
   struct waiter *line;          /* who waits for the next one, the longest first */
   bool line_held;               /* ... and it is for the device */
+  uint64_t full_since;          /* no chunk was to be had since then; 0: the last time there was one */
   struct held held;             /* writers, by the device */
 
   struct tables tab;

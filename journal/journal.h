@@ -340,7 +340,7 @@ extern int journal_reserve (struct journal *j, uint32_t want,
 
 /* The same, and when no chunk is free FULL is called, with no lock held: it waits until some
  * may be free and returns 0, or gives up with -1 and errno.  SINCE is the monotonic time when
- * this writer began to wait.  Meanwhile he keeps his place, and those behind him theirs.
+ * this writer began to wait for that.  Meanwhile he keeps his place, and those behind him theirs.
  */
 typedef int (*journal_full_fn) (void *opaque, uint64_t since);
 extern int journal_reserve_or_wait (struct journal *j, uint32_t want,

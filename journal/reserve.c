@@ -52,6 +52,7 @@ open_data_chunk_locked (struct journal *j)
   }
   buffer_bind_locked (j, n, c);
   j->open_chunk = c;
+  j->full_since = 0;
   return 1;
 }
 
@@ -124,6 +125,10 @@ line_error_locked (struct journal *j, journal_full_fn full, void *opaque,
   if (errno != ENOSPC || full == NULL)
     return -1;
   line_held_locked (j, false);
+  /* Until then he may have waited for the device. */
+  if (j->full_since == 0)
+    j->full_since = host_monotonic_ns ();
+  since = MAX (since, j->full_since);
   pthread_mutex_unlock (&j->lock);
   r = full (opaque, since);
   pthread_mutex_lock (&j->lock);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/crc.h"
+#include "common/host.h"
 #include "journal/internal.h"
 #include "unit/journal-help.h"
 #include "unit/unit.h"
@@ -117,6 +118,14 @@ line_length (void)
   for (const struct waiter *w = h.j->line; w; w = w->next)
     n++;
   return n;
+}
+
+static uint32_t
+chunks_free (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  return chunks_free_locked (j);
 }
 
 static void
@@ -268,6 +277,7 @@ END_TEST
 
 static struct writer *in_full;  /* whose FULL is being called */
 static unsigned full_calls;
+static uint64_t full_since;     /* what it was told */
 static bool let_go;
 static int verdict;             /* what FULL will return */
 
@@ -279,6 +289,7 @@ full (void *opaque, uint64_t since)
   EXPECT (in_full == NULL && since > 0);
   in_full = opaque;
   full_calls++;
+  full_since = since;
   pthread_cond_broadcast (&cond);
   until (&let_go);
   let_go = false;
@@ -349,6 +360,30 @@ START_TEST (no_room)
 }
 END_TEST
 
+/* Who waited long for the device has not waited for room meanwhile. */
+START_TEST (no_room_any_more)
+{
+  struct journal_span span;
+  struct writer w[2];
+  uint64_t joined;
+
+  while (chunks_free (h.j) > KEEP_FOR_TABLES + 1)
+    reserve_chunk (&span);
+  gate_set (true, 0);
+  join_line (&w[0], JOURNAL_CHUNK_BLOCKS, full);
+  join_line (&w[1], 1, full);
+  joined = host_monotonic_ns ();
+  gate_set (false, 0);
+  expect_full_of (&w[1], 1);    /* the other one got the last chunk */
+  EXPECT (full_since >= joined);
+  let_full_return (-1);
+  join (w, 2);
+  EXPECT (w[0].result == 0 && w[0].span.nblocks == JOURNAL_CHUNK_BLOCKS);
+  EXPECT (w[1].result == -1 && w[1].error == ENOSPC);
+  fill (&w[0].span);
+}
+END_TEST
+
 /* A commit whose epoch is small does not write what came behind it first. */
 START_TEST (commit_of_its_own)
 {
@@ -403,6 +438,7 @@ main (void)
   tcase_add_test (t, long_writes_do_not_overtake);
   tcase_add_test (t, device_fails);
   tcase_add_test (t, no_room);
+  tcase_add_test (t, no_room_any_more);
   tcase_add_test (t, commit_of_its_own);
   suite_add_tcase (s, t);
   return unit_run (s);
