@@ -94,10 +94,10 @@ def test_even(test):
     for w in writers:
         w.stop()
     print("requests for each:", got)
-    # In each round of the line everybody has his turn: all that are in flight, at most.
+    # In each round of the line everybody has his turn, unless his client was too slow to be in it.
     rounds = sum(n * w.length for n, w in zip(got, writers)) / sum(w.depth * w.length for w in writers)
     for n, w in zip(got, writers):
-        check(n * 3 >= rounds, "%.1f rounds, and a writer of %d bytes got" % (rounds, w.length), n)
+        check(n * 6 >= rounds, "%.1f rounds, and a writer of %d bytes got" % (rounds, w.length), n)
     # Those who are alike are served alike.
     check(min(got[1], got[2]) * 3 > max(got[1], got[2]), "the two crowds got", got)
     poll("the limit to be gone", lambda: server.status()["limit"] is None)
