@@ -264,7 +264,7 @@ commit_turn (struct journal *j, struct journal_commit *commit,
   /* The record may land before the data: the one sync covers both, and
    * whoever opens the journal believes neither without the other.
    */
-  push_begin (j, !s.inline_);
+  push_begin (j, epoch, !s.inline_);
   r = write_commit (j, commit, epoch, &s, state, &entry, &n);
   label = entry.label;
   error = errno;

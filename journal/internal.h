@@ -16,6 +16,7 @@
 #include <pthread.h>
 
 #include "common/cleanup.h"
+#include "common/held.h"
 #include "journal/bits.h"
 #include "journal/format.h"
 #include "journal/journal.h"
@@ -96,6 +97,15 @@ struct buffer {
   struct bits pushing;
   struct buffer_meta *meta;
   uint8_t *mem;
+};
+
+/* A writer who waits for room; on his stack. */
+struct waiter {
+  uint32_t want;
+  struct journal_span *span;
+  bool served;
+  pthread_cond_t cond;          /* served, or first in the line */
+  struct waiter *next;
 };
 
 /* --- Tables --- */
@@ -234,6 +244,9 @@ struct journal {
   size_t region_size;
   int region_fd;                /* holds the region's lock; -1: private */
   char region_why[128];         /* why one that was there is of no use, or "" */
+  uint64_t asked, least;        /* buffers: what is wanted, what will do */
+  int short_error;              /* why it is fewer */
+  uint64_t start_ns;            /* how long it took to get them */
   unsigned nbuffers, nunbound;
   struct buffer *buffers;
   uint64_t *dirty;              /* bit per buffer: filled but not pushed */
@@ -241,7 +254,13 @@ struct journal {
   unsigned *needed, nneeded;    /* ... this list */
   unsigned hand;                /* where to look for a buffer to reuse */
   int32_t ready_head, ready_tail;
+
+  /* reserve.c */
   uint32_t open_chunk;          /* data chunk that is given out from; 0: none */
+  struct waiter *line;          /* who waits for the next one, the longest first */
+  bool line_held;               /* ... and it is for the device */
+  uint64_t full_since;          /* no chunk was to be had since then; 0: the last time there was one */
+  struct held held;             /* writers, by the device */
 
   struct tables tab;
   struct log log;
@@ -304,6 +323,8 @@ extern void staging_reset (struct journal *j);
 extern void staging_close (struct journal *j, bool unlink);
 /* A buffer of one's own.  May release the lock and wait.  -1: EIO. */
 extern int buffer_take_locked (struct journal *j);
+/* The same, but NO_BUFFER when there is none now. */
+extern int buffer_find_locked (struct journal *j);
 extern void buffer_bind_locked (struct journal *j, int b, uint32_t chunk);
 /* Which chunk META says it is bound to (0: none) and of what kind; -1 when it
  * says nothing that makes sense.
@@ -318,6 +339,13 @@ extern bool buffer_filled_locked (struct journal *j, int b, unsigned from,
 /* No more room in chunk C: BUMP blocks are all there will be. */
 extern void chunk_close_locked (struct journal *j, uint32_t c, unsigned bump);
 
+/* --- reserve.c --- */
+
+/* Give those who wait for room as much as there is.  1; 0: it ends for want of a buffer; -1 when a
+ * chunk cannot be opened.
+ */
+extern int line_serve_locked (struct journal *j);
+
 /* --- push.c --- */
 
 extern void poison_locked (struct journal *j, int error);
@@ -325,9 +353,11 @@ extern void poison_locked (struct journal *j, int error);
 extern bool push_ready_locked (struct journal *j, int b);
 /* With or without the lock; better without. */
 extern void push_wake (struct journal *j);
-/* Push one buffer; false when none is waiting.  Releases the lock. */
-extern bool push_one_locked (struct journal *j);
-extern void push_begin (struct journal *j, bool tables);
+extern void push_begin (struct journal *j, uint64_t epoch, bool tables);
+/* Push something: what a commit needs first, then what is waiting.  False when there is
+ * nothing.  Releases the lock when it returns true.
+ */
+extern bool push_help_locked (struct journal *j);
 extern int push_end (struct journal *j);
 extern void *push_thread (void *arg);
 

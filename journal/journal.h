@@ -308,6 +308,11 @@ enum journal_took {
 extern int journal_start (struct journal *j, uint64_t buffer, bool shared,
                           enum journal_took *took, struct mcerror *err);
 
+/* Make do with LEAST bytes (at least 8 MiB) where journal_start cannot get all that it is asked
+ * for: with half, or half of that, and so on.  By default it is all or nothing.
+ */
+extern void journal_set_least_buffer (struct journal *j, uint64_t least);
+
 /* Start the threads that push chunks and zero the rest of the file.  After
  * any fork.  Without it, chunks are pushed by whoever needs a buffer, and by commits.
  */
@@ -334,6 +339,15 @@ struct journal_span {
  */
 extern int journal_reserve (struct journal *j, uint32_t want,
                             struct journal_span *span);
+
+/* The same, and when no chunk is free FULL is called, with no lock held: it waits until some
+ * may be free and returns 0, or gives up with -1 and errno.  SINCE is the monotonic time when
+ * this writer began to wait for that.  Meanwhile he keeps his place, and those behind him theirs.
+ */
+typedef int (*journal_full_fn) (void *opaque, uint64_t since);
+extern int journal_reserve_or_wait (struct journal *j, uint32_t want,
+                                    struct journal_span *span,
+                                    journal_full_fn full, void *opaque);
 
 /* SPAN's memory is filled (sectors that hold no data zeroed); CRC[i] is
  * crc32c of image i.  It may go to disk from here on, and must no longer be changed.
@@ -447,6 +461,10 @@ struct journal_usage {
   uint64_t size, used;          /* journal file; used: chunks that are not free */
   uint64_t available;           /* bytes that journal_reserve would still give */
   uint64_t buffer_size, buffer_used;    /* staging; used: not on disk yet */
+  uint64_t buffer_asked;        /* what journal_start was asked for */
+  int buffer_error;             /* why it is not that much, 0 when it is */
+  uint64_t buffer_ns;           /* how long it took to get */
+  unsigned held;                /* thousandths of the last second for which writers waited for the device */
 };
 extern void journal_get_usage (struct journal *j, struct journal_usage *usage);
 

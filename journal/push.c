@@ -121,6 +121,9 @@ push_blocks_locked (struct journal *j, int n, const struct bits *todo)
   if (bits_within (&b->meta->filled, &b->meta->pushed))
     j->dirty[n / 64] &= ~(UINT64_C (1) << (n % 64));
   chunk_try_free_locked (j, c);
+  /* Who is first in line may be pushing himself. */
+  if (j->line)
+    (void) line_serve_locked (j);
   pthread_cond_broadcast (&j->buffer_cond);
 }
 
@@ -185,11 +188,21 @@ push_needed_locked (struct journal *j)
   return r;
 }
 
-/* Begin to push all that is filled now (TABLES: tables too): the threads help.
- * Turn.  To be followed by push_end.
+/* Does buffer B hold something of an epoch up to EPOCH?  What is published later belongs to a later one. */
+static bool
+is_of_epoch_locked (struct journal *j, const struct buffer *b, uint64_t epoch)
+{
+  const struct chunk *c = &j->chunks[b->chunk];
+
+  return c->kind != CHUNK_DATA || (c->min_epoch != 0 && c->min_epoch <= epoch);
+}
+
+/* Begin to push the data of epochs up to EPOCH, all of them sealed or nobody writing, as far as it is
+ * filled (TABLES: tables too): whoever pushes helps.  What only newer ones need is not waited
+ * for.  Turn.  To be followed by push_end.
  */
 void
-push_begin (struct journal *j, bool tables)
+push_begin (struct journal *j, uint64_t epoch, bool tables)
 {
   SCOPED_LOCK (&j->lock);
 
@@ -199,7 +212,7 @@ push_begin (struct journal *j, bool tables)
       unsigned n = w * 64 + __builtin_ctzll (bits);
       const struct buffer *b = &j->buffers[n];
 
-      if (b->chunk == 0 ||
+      if (b->chunk == 0 || !is_of_epoch_locked (j, b, epoch) ||
           (!tables && j->chunks[b->chunk].kind == CHUNK_TABLE))
         continue;
       j->need[n] = bits_minus (&b->meta->filled, &b->meta->pushed);
@@ -230,7 +243,8 @@ push_end (struct journal *j)
 
 /* --- For everybody else --- */
 
-bool
+/* Push one buffer; false when none is waiting.  Releases the lock. */
+static bool
 push_one_locked (struct journal *j)
 {
   ASSERT_LOCKED (j);
@@ -254,6 +268,12 @@ push_one_locked (struct journal *j)
   return false;
 }
 
+bool
+push_help_locked (struct journal *j)
+{
+  return push_needed_locked (j) == 1 || push_one_locked (j);
+}
+
 void *
 push_thread (void *arg)
 {
@@ -261,8 +281,7 @@ push_thread (void *arg)
   SCOPED_LOCK (&j->lock);
 
   while (!j->stopping) {
-    if (j->failed ||
-        (push_needed_locked (j) != 1 && !push_one_locked (j)))
+    if (j->failed || !push_help_locked (j))
       pthread_cond_wait (&j->work_cond, &j->lock);
   }
   return NULL;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/host.h"
 #include "journal/internal.h"
 
 int
@@ -289,4 +290,8 @@ journal_get_usage (struct journal *j, struct journal_usage *usage)
        j->buffers[j->chunks[j->open_chunk].buffer].bump);
   usage->buffer_size = (uint64_t) j->nbuffers * JOURNAL_CHUNK;
   usage->buffer_used = dirty * JOURNAL_BLOCK;
+  usage->buffer_asked = j->asked * JOURNAL_CHUNK;
+  usage->buffer_error = j->nbuffers < j->asked ? j->short_error : 0;
+  usage->buffer_ns = j->start_ns;
+  usage->held = held_share (&j->held, host_monotonic_ns ());
 }

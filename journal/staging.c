@@ -17,9 +17,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/crc.h"
+#include "common/host.h"
 #include "journal/internal.h"
 
 #define SLOT_SIZE (JOURNAL_BLOCK + (size_t) JOURNAL_CHUNK)
@@ -125,11 +127,32 @@ region_buffers (struct journal *j, unsigned n)
   return 0;
 }
 
-static int
-allocate (int fd, size_t size)
+static size_t
+region_bytes (uint64_t n)
 {
+  return JOURNAL_BLOCK + n * SLOT_SIZE;
+}
+
+/* With fewer than N buffers is it tried next, after ERROR?  0: it is not. */
+static uint64_t
+fewer (uint64_t n, uint64_t least, int error)
+{
+  return (error == ENOSPC || error == ENOMEM) && n > least ? MAX (n / 2, least) : 0;
+}
+
+/* So that a full /dev/shm is an error here and not a signal later. */
+static int
+allocate (int fd, size_t have, size_t size)
+{
+  struct statvfs v;
   int r;
 
+  /* Others would miss what is taken before the kernel finds out, and gives it back. */
+  if (fstatvfs (fd, &v) == 0 && v.f_blocks > 0 &&
+      size - have > (uint64_t) v.f_bavail * v.f_frsize) {
+    errno = ENOSPC;
+    return -1;
+  }
   do
     r = posix_fallocate (fd, 0, size);
   while (r == EINTR);
@@ -157,6 +180,34 @@ region_lock (int fd)
   if (errno == EAGAIN || errno == EACCES)
     errno = EBUSY;
   return -1;
+}
+
+/* Make the region that was found larger, up to N buffers.  No room for more is no reason to
+ * give up what there is.
+ */
+static void
+region_grow (struct journal *j, int fd, uint64_t n)
+{
+  const uint64_t have = j->region->nbuffers;
+
+  for (; n > have; n = fewer (n, have, errno)) {
+    size_t size = region_bytes (n);
+    uint8_t *p = allocate (fd, j->region_size, size) == -1 ? MAP_FAILED :
+      region_map (fd, size);
+
+    if (p == MAP_FAILED) {
+      j->short_error = errno;
+      continue;
+    }
+    munmap (j->region, j->region_size);
+    for (uint64_t b = have; b < n; b++)
+      meta_set ((struct buffer_meta *) (p + JOURNAL_BLOCK + b * SLOT_SIZE), 0,
+                CHUNK_FREE);
+    j->region = (struct staging_header *) p;
+    j->region_size = size;
+    __atomic_store_n (&j->region->nbuffers, n, __ATOMIC_RELEASE);
+    return;
+  }
 }
 
 /* Map the object that a server left behind, made larger if N buffers are
@@ -195,26 +246,50 @@ region_find (struct journal *j, const char *name, uint64_t n)
     j->region = NULL;
     return 0;
   }
-  if (n > j->region->nbuffers) {
-    size_t size = JOURNAL_BLOCK + n * SLOT_SIZE;
-
-    /* No room for more is no reason to give up what there is. */
-    if (allocate (fd, size) == 0 &&
-        (p = region_map (fd, size)) != MAP_FAILED) {
-      munmap (j->region, j->region_size);
-      for (uint64_t b = ((struct staging_header *) p)->nbuffers; b < n; b++)
-        meta_set ((struct buffer_meta *) ((uint8_t *) p + JOURNAL_BLOCK +
-                                          b * SLOT_SIZE), 0, CHUNK_FREE);
-      j->region = p;
-      j->region_size = size;
-      __atomic_store_n (&j->region->nbuffers, n, __ATOMIC_RELEASE);
-    }
-  }
+  region_grow (j, fd, n);
   if (region_buffers (j, j->region->nbuffers) == -1)
     return -1;
   j->region_fd = fd;
   fd = -1;
   return 1;
+}
+
+static void *
+private_map (size_t size)
+{
+  uint8_t *p = mmap (NULL, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+  if (p == MAP_FAILED)
+    return p;
+  (void) madvise (p, size, MADV_HUGEPAGE);
+  for (size_t off = 0; off < size; off += JOURNAL_BLOCK)
+    ((volatile uint8_t *) p)[off] = 0;
+  return p;
+}
+
+/* A fresh region of *N buffers, or of fewer when those will do.  FD -1: in private memory. */
+static int
+region_make (struct journal *j, int fd, uint64_t *n)
+{
+  const uint64_t least = j->least ? MIN (j->least, *n) : *n;
+
+  for (uint64_t m = *n; m > 0; m = fewer (m, least, errno)) {
+    size_t size = region_bytes (m);
+    void *p = fd == -1 ? private_map (size) :
+      ftruncate (fd, 0) == -1 || allocate (fd, 0, size) == -1 ? MAP_FAILED :
+      region_map (fd, size);
+
+    if (p != MAP_FAILED) {
+      j->region = p;
+      j->region_size = size;
+      *n = m;
+      return 0;
+    }
+    j->short_error = errno;
+  }
+  errno = j->short_error;
+  return -1;
 }
 
 /* A fresh region for SIZE bytes of buffers; *FOUND: instead of that, the one
@@ -224,10 +299,12 @@ int
 staging_open (struct journal *j, uint64_t size, bool *found)
 {
   uint64_t n = MAX (size / JOURNAL_CHUNK, STAGING_MIN_BUFFERS);
+  uint64_t began = host_monotonic_ns ();
   char name[64];
-  void *p;
 
   *found = false;
+  j->asked = n;
+  j->short_error = 0;
   if (n > UINT32_MAX / 2) {
     errno = ENOMEM;
     return -1;
@@ -239,11 +316,11 @@ staging_open (struct journal *j, uint64_t size, bool *found)
       return -1;
     case 1:
       *found = true;
+      j->start_ns = host_monotonic_ns () - began;
       return 0;
     }
   }
 
-  j->region_size = JOURNAL_BLOCK + n * SLOT_SIZE;
   if (j->shared) {
     CLEANUP_CLOSE int fd = -1;
 
@@ -252,10 +329,7 @@ staging_open (struct journal *j, uint64_t size, bool *found)
     fd = shm_open (name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd == -1 || region_lock (fd) == -1)
       return -1;
-    /* So that a full /dev/shm is an error here and not a signal later. */
-    p = allocate (fd, j->region_size) == -1 ? MAP_FAILED :
-        region_map (fd, j->region_size);
-    if (p == MAP_FAILED) {
+    if (region_make (j, fd, &n) == -1) {
       int saved = errno;
 
       (void) shm_unlink (name);
@@ -265,16 +339,9 @@ staging_open (struct journal *j, uint64_t size, bool *found)
     j->region_fd = fd;
     fd = -1;
   }
-  else {
-    p = mmap (NULL, j->region_size, PROT_READ | PROT_WRITE,
-              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-      return -1;
-    (void) madvise (p, j->region_size, MADV_HUGEPAGE);
-    for (size_t off = 0; off < j->region_size; off += JOURNAL_BLOCK)
-      ((volatile uint8_t *) p)[off] = 0;
-  }
-  j->region = p;
+  else if (region_make (j, -1, &n) == -1)
+    return -1;
+  j->start_ns = host_monotonic_ns () - began;
   if (region_buffers (j, n) == -1)
     return -1;
   staging_reset (j);
@@ -304,6 +371,12 @@ staging_reset (struct journal *j)
     meta_set (j->buffers[b].meta, 0, CHUNK_FREE);
   }
   __atomic_store_n (&h->magic, STAGING_MAGIC, __ATOMIC_SEQ_CST);
+}
+
+void
+journal_set_least_buffer (struct journal *j, uint64_t least)
+{
+  j->least = MAX (least / JOURNAL_CHUNK, (uint64_t) STAGING_MIN_BUFFERS);
 }
 
 void
@@ -358,34 +431,60 @@ buffer_is_clean_locked (struct journal *j, const struct buffer *b)
 }
 
 int
-buffer_take_locked (struct journal *j)
+buffer_find_locked (struct journal *j)
 {
   ASSERT_LOCKED (j);
-  for (;;) {
-    if (j->failed) {
-      errno = EIO;
-      return -1;
-    }
-    for (unsigned i = 0; i < j->nbuffers; i++) {
-      unsigned n = (j->hand + i) % j->nbuffers;
-      struct buffer *b = &j->buffers[n];
+  for (unsigned i = 0; i < j->nbuffers; i++) {
+    unsigned n = (j->hand + i) % j->nbuffers;
+    struct buffer *b = &j->buffers[n];
 
-      if (b->taken)
+    if (b->taken)
+      continue;
+    if (b->chunk != 0) {
+      if (j->nunbound > 0 || !buffer_is_clean_locked (j, b))
         continue;
-      if (b->chunk != 0) {
-        if (j->nunbound > 0 || !buffer_is_clean_locked (j, b))
-          continue;
-        buffer_release_locked (j, n);
-      }
-      b->taken = true;
-      j->nunbound--;
-      j->hand = n + 1;
-      return n;
+      buffer_release_locked (j, n);
     }
-    /* Help with what is waiting, else wait for those who fill, push or read. */
-    if (!push_one_locked (j))
-      pthread_cond_wait (&j->buffer_cond, &j->lock);
+    b->taken = true;
+    j->nunbound--;
+    j->hand = n + 1;
+    return n;
   }
+  return NO_BUFFER;
+}
+
+/* Wait for a buffer.  -1: EIO. */
+static int
+wait_buffer_locked (struct journal *j)
+{
+  int n = NO_BUFFER;
+
+  held_begin (&j->held, host_monotonic_ns ());
+  while (n == NO_BUFFER && j->failed == 0) {
+    /* Help with what a commit needs, then with what is waiting, else wait for those who
+     * fill, push or read.
+     */
+    if (!push_help_locked (j))
+      pthread_cond_wait (&j->buffer_cond, &j->lock);
+    n = buffer_find_locked (j);
+  }
+  held_end (&j->held, host_monotonic_ns ());
+  return n;
+}
+
+int
+buffer_take_locked (struct journal *j)
+{
+  int n = NO_BUFFER;
+
+  ASSERT_LOCKED (j);
+  if (j->failed == 0)
+    n = buffer_find_locked (j);
+  if (n == NO_BUFFER && j->failed == 0)
+    n = wait_buffer_locked (j);
+  if (n == NO_BUFFER)
+    errno = EIO;
+  return n;
 }
 
 void
@@ -445,114 +544,4 @@ chunk_close_locked (struct journal *j, uint32_t c, unsigned bump)
     if (push_ready_locked (j, chunk->buffer))
       push_wake (j);
   }
-}
-
-/* --- Reserving data --- */
-
-static uint32_t
-open_room_locked (struct journal *j)
-{
-  if (j->open_chunk == 0)
-    return 0;
-  return JOURNAL_CHUNK_BLOCKS -
-         j->buffers[j->chunks[j->open_chunk].buffer].bump;
-}
-
-/* Open a data chunk.  Releases the lock: another may be open by then. */
-static int
-open_data_chunk_locked (struct journal *j)
-{
-  uint32_t c;
-  int n;
-
-  if (chunks_free_locked (j) <= KEEP_FOR_TABLES) {
-    errno = ENOSPC;
-    return -1;
-  }
-  n = buffer_take_locked (j);
-  if (n == -1)
-    return -1;
-  if (j->open_chunk != 0) {
-    buffer_release_locked (j, n);
-    pthread_cond_broadcast (&j->buffer_cond);
-    return 0;
-  }
-  c = chunk_alloc_locked (j, CHUNK_DATA, KEEP_FOR_TABLES);
-  if (c == 0) {
-    buffer_release_locked (j, n);
-    pthread_cond_broadcast (&j->buffer_cond);
-    errno = chunks_free_locked (j) <= KEEP_FOR_TABLES ? ENOSPC : ENOMEM;
-    return -1;
-  }
-  buffer_bind_locked (j, n, c);
-  j->open_chunk = c;
-  return 0;
-}
-
-int
-journal_reserve (struct journal *j, uint32_t want, struct journal_span *span)
-{
-  SCOPED_LOCK (&j->lock);
-  struct buffer *b;
-  uint32_t n;
-
-  assert (want > 0);
-  if (j->failed) {
-    errno = EIO;
-    return -1;
-  }
-  while (j->open_chunk == 0)
-    if (open_data_chunk_locked (j) == -1)
-      return -1;
-
-  b = &j->buffers[j->chunks[j->open_chunk].buffer];
-  n = MIN (want, open_room_locked (j));
-  span->block = j->open_chunk * JOURNAL_CHUNK_BLOCKS + b->bump;
-  span->nblocks = n;
-  span->mem = b->mem + (size_t) b->bump * JOURNAL_BLOCK;
-  bits_set (&j->chunks[j->open_chunk].live->pending, b->bump, n);
-  b->bump += n;
-  if (b->bump == JOURNAL_CHUNK_BLOCKS) {
-    j->chunks[j->open_chunk].closed = true;
-    j->open_chunk = 0;
-  }
-  return 0;
-}
-
-static bool
-filled_locked (struct journal *j, const struct journal_span *span,
-               const uint32_t *crc)
-{
-  struct chunk *chunk = &j->chunks[chunk_of (span->block)];
-  unsigned i = span->block % JOURNAL_CHUNK_BLOCKS;
-
-  assert (chunk->kind == CHUNK_DATA && chunk->buffer != NO_BUFFER);
-  memcpy (&chunk->live->crc[i], crc, span->nblocks * sizeof *crc);
-  bits_set (&chunk->live->known, i, span->nblocks);
-  return buffer_filled_locked (j, chunk->buffer, i, span->nblocks);
-}
-
-void
-journal_filled (struct journal *j, const struct journal_span *span,
-                const uint32_t *crc)
-{
-  bool wake;
-
-  {
-    SCOPED_LOCK (&j->lock);
-    wake = filled_locked (j, span, crc);
-  }
-  if (wake)
-    push_wake (j);
-}
-
-void
-journal_abandon (struct journal *j, const struct journal_span *span)
-{
-  SCOPED_LOCK (&j->lock);
-  uint32_t c = chunk_of (span->block);
-
-  bits_clear (&j->chunks[c].live->pending,
-              span->block % JOURNAL_CHUNK_BLOCKS, span->nblocks);
-  chunk_try_free_locked (j, c);
 }

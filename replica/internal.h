@@ -18,6 +18,7 @@
 
 #include "buffers/overlay.h"
 #include "common/cleanup.h"
+#include "common/held.h"
 #include "journal/catalog.h"
 #include "replica/backing.h"
 #include "replica/replica.h"
@@ -135,7 +136,9 @@ struct replica {
   bool hold_writeout;           /* it must not begin another */
   unsigned waiting;             /* writers that wait for journal space */
   uint64_t wo_progress;         /* counts what write-out gets done */
-  uint64_t wo_written;          /* bytes written to backing images so far */
+  uint64_t wo_written;          /* bytes written to backing images so far ... */
+  uint64_t wo_written_at;       /* ... and when that last grew, or the cycle ended */
+  struct held held;             /* writers, by write-out */
   uint64_t backlog_since;       /* monotonic ns of the oldest checkpoint that waits; 0 */
   char wo_error[256];           /* "" when write-out is well */
 

@@ -113,21 +113,39 @@ room_may_come_locked (struct replica *r)
   return r->state == JOURNAL_PROMOTED && stat.extents > 0;
 }
 
+/* A writer for whom the journal may turn out to be full. */
+struct space {
+  struct replica *r;
+  uint64_t seen;                /* wo_progress from before the last attempt */
+};
+
+static struct space
+space_seen (struct replica *r)
+{
+  return (struct space) {
+    .r = r, .seen = __atomic_load_n (&r->wo_progress, __ATOMIC_ACQUIRE),
+  };
+}
+
 /* The journal has no room: wait for write-out to make some, while it gets
- * anywhere.  SEEN is wo_progress from before the attempt.
+ * anywhere.  Who has waited SINCE long ago, behind others that gave up, does not begin anew.
  */
 static int
-wait_space (struct replica *r, uint64_t seen)
+wait_space (void *space, uint64_t since)
 {
-  uint64_t since = host_monotonic_ns ();
+  struct space *s = space;
+  struct replica *r = s->r;
   int result = -1;
   SCOPED_LOCK (&r->lock);
   uint64_t written = r->wo_written;
 
+  since = MAX (since, r->wo_written_at);
   r->waiting++;
+  held_begin (&r->held, host_monotonic_ns ());
   pthread_cond_signal (&r->work);
   for (;;) {
-    if (r->wo_progress != seen) {
+    if (r->wo_progress != s->seen) {
+      s->seen = r->wo_progress;
       result = 0;
       break;
     }
@@ -145,46 +163,32 @@ wait_space (struct replica *r, uint64_t seen)
       break;
   }
   r->waiting--;
+  held_end (&r->held, host_monotonic_ns ());
   return result;
-}
-
-static uint64_t
-progress_seen (struct replica *r)
-{
-  SCOPED_LOCK (&r->lock);
-  return r->wo_progress;
 }
 
 static int
 reserve (struct replica *r, uint32_t want, struct journal_span *span)
 {
-  for (;;) {
-    if (journal_reserve (r->journal, want, span) == 0)
-      return 0;
-    if (errno != ENOSPC)
-      return -1;
-    uint64_t seen = progress_seen (r);
-    if (journal_reserve (r->journal, want, span) == 0)
-      return 0;
-    if (errno != ENOSPC || wait_space (r, seen) == -1)
-      return -1;
-  }
+  struct space space = space_seen (r);
+
+  return journal_reserve_or_wait (r->journal, want, span, wait_space, &space);
 }
 
+/* Not in line behind those who have nothing in the journal yet. */
 static int
 credit (struct replica *r, unsigned n, uint32_t blocks)
 {
-  for (;;) {
-    if (journal_credit (r->journal, n, blocks) == 0)
-      return 0;
-    if (errno != ENOSPC)
-      return -1;
-    uint64_t seen = progress_seen (r);
-    if (journal_credit (r->journal, n, blocks) == 0)
-      return 0;
-    if (errno != ENOSPC || wait_space (r, seen) == -1)
+  struct space space = space_seen (r);
+  uint64_t since = 0;
+
+  while (journal_credit (r->journal, n, blocks) == -1) {
+    if (since == 0)
+      since = host_monotonic_ns ();
+    if (errno != ENOSPC || wait_space (&space, since) == -1)
       return -1;
   }
+  return 0;
 }
 
 /* One image: the disk's BLOCK bytes at AT, of which [FROM, TO) (whole sectors) are

@@ -116,6 +116,7 @@ struct snapshot {
   struct speculation_stat spec;
   struct writeout_stat wo;
   unsigned connections, nlatency;
+  unsigned held;                /* writers, by write-out */
   uint64_t latency[LATENCIES];
 };
 
@@ -142,6 +143,7 @@ take_snapshot (struct replica *r, struct snapshot *s)
   speculation_get_stat (r->spec, &s->spec);
   writeout_get_stat (r->wo, &s->wo);
   s->connections = r->connections;
+  s->held = held_share (&r->held, host_monotonic_ns ());
   s->nlatency = MIN (r->nlatency, (unsigned) LATENCIES);
   memcpy (s->latency, r->latency, s->nlatency * sizeof s->latency[0]);
 }
@@ -196,6 +198,17 @@ history_json (struct replica *r, const struct snapshot *s)
                     "wanted_seconds", r->history.ns / 1e9);
 }
 
+#define LIMIT_SHARE 100         /* thousandths of a second: less is no limit */
+
+/* What do writers wait for? */
+static json_t *
+limit_json (const struct snapshot *s, const struct journal_usage *usage)
+{
+  if (MAX (s->held, usage->held) < LIMIT_SHARE)
+    return json_null ();
+  return json_string (usage->held >= s->held ? "journal" : "write-out");
+}
+
 char *
 status_json (struct replica *r)
 {
@@ -212,7 +225,7 @@ status_json (struct replica *r)
   host_id_text (config->id, id);
   json = json_pack (
     "{s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o, s:o,"
-    " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I}, s:o, s:I, s:o, s:I, s:s}",
+    " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:o, s:I, s:o, s:I, s:s, s:o, s:{s:f, s:f}}",
     "replica", id,
     "state", replica_state_word (s->state),
     "reason", json_text (advice (s, &usage)),
@@ -231,11 +244,15 @@ status_json (struct replica *r)
                "used", (json_int_t) usage.used,
     "buffer", "size", (json_int_t) usage.buffer_size,
               "used", (json_int_t) usage.buffer_used,
+              "asked", (json_int_t) usage.buffer_asked,
     "commit_latency_us", latency_json (s->latency, s->nlatency),
     "connections", (json_int_t) s->connections,
     "history", history_json (r, s),
     "views", (json_int_t) s->views,
-    "version", PACKAGE_VERSION);
+    "version", PACKAGE_VERSION,
+    "limit", limit_json (s, &usage),
+    "held_back", "journal", usage.held / 1e3,
+                 "writeout", s->held / 1e3);
   if (json && s->state == JOURNAL_PROMOTED &&
       json_object_set_new (json, "drained", json_boolean (s->drained)) == -1) {
     json_decref (json);

@@ -281,6 +281,26 @@ change_open (struct journal_state *state, void *opaque)
   state->pending = false;
 }
 
+/* What the buffer took.  Who named its size gets that or an error; else less will do, and is
+ * no reason for a standby not to run.
+ */
+static void
+log_buffer (struct replica *r, const struct replica_params *params)
+{
+  struct journal_usage u;
+  const char *of = params->shared ? " of shared memory (/dev/shm)" : " of memory";
+
+  journal_get_usage (r->journal, &u);
+  if (u.buffer_size < u.buffer_asked)
+    replica_log (r, REPLICA_LOG_ERROR, "warning: the buffer has %" PRIu64 " bytes%s and not %" PRIu64
+                 ": %s: writers wait for the journal sooner: make room there, or name a smaller buffer=",
+                 u.buffer_size, of, u.buffer_asked, strerror (u.buffer_error));
+  replica_log (r, REPLICA_LOG_INFO, "%s: the buffer took %" PRIu64 " bytes%s, prefaulted in %" PRIu64
+               " ms%s", r->dir, u.buffer_size, of, u.buffer_ns / 1000000,
+               u.buffer_size > u.buffer_asked ?
+               ": what the last server left is kept until a clean stop, though it is more than buffer= says" : "");
+}
+
 int
 revive (struct replica *r, const struct replica_params *params,
         struct mcerror *err)
@@ -300,9 +320,12 @@ revive (struct replica *r, const struct replica_params *params,
     note_damage (r, &damage);
   else if (check_images (r, &damaged) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot look at the backing images: %m");
+  if (params->buffer == 0)
+    journal_set_least_buffer (r->journal, 0);
   if (journal_start (r->journal, params->buffer ? params->buffer :
                      REPLICA_DEFAULT_BUFFER, params->shared, &took, &why) == -1)
     return mcerror_set (err, why.code, "%s", why.text);
+  log_buffer (r, params);
   r->generation = state.generation;
   newest = MAX (MAX (state.checkpoint.id, state.watermark.id), state.target);
   r->wo = history_writeout_new (r);

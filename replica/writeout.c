@@ -128,6 +128,7 @@ cycle_progress (void *opaque, uint64_t bytes)
   SCOPED_LOCK (&r->lock);
 
   r->wo_written += bytes;
+  r->wo_written_at = host_monotonic_ns ();
   /* Commits go on meanwhile: without this each would keep a map of its own. */
   (void) merge_locked (r);
   if (r->stopping || r->hold_writeout) {
@@ -260,6 +261,16 @@ cycle (struct replica *r, const struct map *map, uint64_t target)
   return 0;
 }
 
+/* A cycle came to its end: there may be room. */
+static void
+note_progress_locked (struct replica *r)
+{
+  assert_locked (r);
+  /* Who is about to reserve looks at it without the lock. */
+  __atomic_fetch_add (&r->wo_progress, 1, __ATOMIC_RELEASE);
+  r->wo_written_at = host_monotonic_ns ();
+}
+
 /* --- the end of a promote's backlog --------------------------------------------- */
 
 static void
@@ -324,7 +335,7 @@ go_direct (struct replica *r)
       (void) cycle (r, map, target);    /* says itself what went wrong */
     SCOPED_LOCK (&r->lock);
     r->writing_out = false;
-    r->wo_progress++;
+    note_progress_locked (r);
     done = try_direct_locked (r);
     r->drain_hold = false;
     pthread_cond_broadcast (&r->changed);
@@ -355,7 +366,7 @@ cycle_locked (struct replica *r)
   result = cycle (r, map, target);
   pthread_mutex_lock (&r->lock);
   r->writing_out = false;
-  r->wo_progress++;
+  note_progress_locked (r);
   pthread_cond_broadcast (&r->changed);
   return result;
 }

@@ -29,6 +29,7 @@ static const struct metric {
   { "journal.size", "journal_size_bytes", "Size of the journal" },
   { "journal.used", "journal_used_bytes", "Bytes of the journal in use" },
   { "buffer.size", "buffer_size_bytes", "Size of the staging buffer" },
+  { "buffer.asked", "buffer_asked_bytes", "Size of the staging buffer that was asked for" },
   { "buffer.used", "buffer_used_bytes", "Bytes of the staging buffer in use" },
   { "connections", "connections", "NBD connections" },
 };
@@ -83,6 +84,30 @@ put_state (FILE *fp, const json_t *status, const char *replica)
   for (size_t i = 0; i < sizeof states / sizeof states[0]; i++) {
     put_sample (fp, "state", replica, "state", states[i]);
     fprintf (fp, "%d\n", state && strcmp (state, states[i]) == 0);
+  }
+}
+
+/* Two gauges of a kind, and the same thing as a word with 1 and 0, for who wants to alert. */
+static void
+put_limit (FILE *fp, const json_t *status, const char *replica)
+{
+  static const struct { const char *limit, *path; } limits[] = {
+    { "journal", "held_back.journal" },
+    { "write-out", "held_back.writeout" },
+  };
+  const char *limit = render_text (status, "limit");
+
+  if (render_find (status, "held_back") == NULL)
+    return;
+  put_head (fp, "held_back_ratio", "Part of the last second for which writers waited, by what they waited for");
+  for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+    put_sample (fp, "held_back_ratio", replica, "limit", limits[i].limit);
+    fprintf (fp, "%.3f\n", json_number_value (render_find (status, limits[i].path)));
+  }
+  put_head (fp, "limit", "1 for what limits the writers now, 0 for what does not");
+  for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+    put_sample (fp, "limit", replica, "limit", limits[i].limit);
+    fprintf (fp, "%d\n", limit && strcmp (limit, limits[i].limit) == 0);
   }
 }
 
@@ -162,6 +187,7 @@ render_prometheus (FILE *fp, const json_t *status)
   if (json_is_boolean (drained))
     put_flag (fp, "drained", "1 when a promoted replica is wholly written out",
               replica, json_is_true (drained));
+  put_limit (fp, status, replica);
   put_latency (fp, status, replica);
   put_disks (fp, status, replica);
 }

@@ -225,6 +225,23 @@ put_usage (FILE *fp, const json_t *status, const char *key)
   putc ('\n', fp);
 }
 
+/* Which of the two is it that writers wait for? */
+static void
+put_limit (FILE *fp, const json_t *status)
+{
+  const char *limit = render_text (status, "limit");
+  bool journal = limit && strcmp (limit, "journal") == 0;
+  double share = json_number_value (
+    render_find (status, journal ? "held_back.journal" : "held_back.writeout"));
+
+  if (limit == NULL)
+    return;
+  fprintf (fp, "%-12s ", "limit");
+  tool_put_safe (fp, limit);
+  fprintf (fp, ": writers waited for %s for %.0f %% of the last second\n",
+           journal ? "the journal's device" : "room in the journal", 100 * share);
+}
+
 void
 render_status (FILE *fp, const json_t *status, const char *target)
 {
@@ -277,6 +294,7 @@ render_status (FILE *fp, const json_t *status, const char *target)
   }
   put_usage (fp, status, "journal");
   put_usage (fp, status, "buffer");
+  put_limit (fp, status);
   if (render_number (status, "commit_latency_us.p50", &n) && n > 0 &&
       render_number (status, "commit_latency_us.p99", &m)) {
     fprintf (fp, "%-12s p50 %" PRIu64 " us, p99 %" PRIu64 " us",

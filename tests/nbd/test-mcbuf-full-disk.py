@@ -247,5 +247,57 @@ def test_shared_memory(test):
     unmount("/dev/shm")
 
 
+def test_default_buffer(test):
+    """/dev/shm is too small for the buffer that nobody named: half, or half of that, and one warning."""
+    for room, size in ((40, 32), (12, 8), (6, 0)):
+        if not mount("-t", "tmpfs", "-o", "size=%dM" % room, "tmpfs", "/dev/shm"):
+            skip("no tmpfs to be had")
+        server = Server(test, sparse_file(test.unique("disk"), 64 * MiB), "baseline=trusted",
+                        "journal-size=128M", start=False)
+        if size == 0:
+            try:
+                server.start()
+                check(False, "it starts")
+            except StartError as error:
+                for word in ("buffer=", "/dev/shm", os.strerror(errno.ENOSPC)):
+                    check(word in str(error), "no", word, "in", error)
+            equal(glob.glob("/dev/shm/*"), [], "left in /dev/shm")
+            unmount("/dev/shm")
+            continue
+        server.start()
+        buffer = server.status()["buffer"]
+        equal((buffer["size"], buffer["asked"]), (size * MiB, 256 * MiB), "buffer")
+
+        def warned():
+            lines = server.said().splitlines()
+            equal(len(lines), 1, lines)
+            for word in ("warning", "/dev/shm", "buffer=", str(size * MiB), os.strerror(errno.ENOSPC)):
+                check(word in lines[0], "no", word, "in", lines)
+        warned()
+        # An epoch of more than that: slower, and nothing else.
+        h = server.connect()
+        want = os.urandom(MiB) * 48
+        for at in range(0, len(want), 4 * MiB):
+            h.pwrite(want[at:at + 4 * MiB], at)
+        same(read_all(h)[:len(want)], want, "read back")
+        server.commit()
+        h.pwrite(b"s" * 4096, 0)
+        server.kill()
+        server.start()
+        equal(server.status()["buffer"]["size"], size * MiB, "buffer that was taken over")
+        warned()
+        equal(bytes(server.connect().pread(4096, 0)), b"s" * 4096, "speculation")
+        server.stop()
+        unmount("/dev/shm")
+    # Room that others have taken is not taken from them, not even for a moment.
+    mount("-t", "tmpfs", "-o", "size=40M", "tmpfs", "/dev/shm")
+    with open("/dev/shm/other", "wb") as f:
+        f.write(bytes(20 * MiB))
+    server = Server(test, sparse_file(test.unique("disk"), 8 * MiB), "journal-size=32M")
+    equal(server.status()["buffer"]["size"], 16 * MiB, "buffer")
+    server.stop()
+    unmount("/dev/shm")
+
+
 enter_namespace()
 main(globals())
