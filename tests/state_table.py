@@ -31,6 +31,8 @@ STATES = {
 VERBS = """
 event                         syncing    closed     protected  pending    sealed     resyncing  | stale      lost       empty      draining   drained    failed
 seal                          >closed    ok         >sealed    ok         ok         ok         | 2          2          2          2          2          2
+seal generation=CURRENT       >closed    ok         >sealed    ok         ok         ok         | 2          2          2          2          2          2
+seal generation=OTHER         2          2          2          2          2          2          | 2          2          2          2          2          2
 commit                        >protected >protected ok         ok         >protected >protected | 2          2          2          2          2          2
 commit generation=CURRENT     >protected >protected ok         ok         >protected >protected | 2          2          2          2          2          2
 commit generation=OTHER       2          2          2          2          2          2          | 2          2          2          2          2          2

@@ -93,8 +93,8 @@ def carry_out(replica, event, cell, way):
     reply = way(replica, request_of(replica, event.removeprefix("by NBD: ")))
     if cell in ("2", "3"):
         equal(reply.get("code"), int(cell), "code of", reply)
-        if not event.startswith(("by NBD", "reset", "commit generation", "commit epoch=OPEN",
-                                 "commit epoch=DISCARDED")):
+        if not event.startswith(("by NBD", "reset", "seal generation", "commit generation",
+                                 "commit epoch=OPEN", "commit epoch=DISCARDED")):
             check_refusal(reply["error"], event, replica.name)
         after = replica.server.status()
         for key in ("state", "generation", "open_epoch", "sealed_epochs", "checkpoint"):
