@@ -488,7 +488,7 @@ START_TEST (socket_limits)
   EXPECT (control_run (c) == 0);
   dial (dir, "cannot start a thread");  /* and for a client */
   threads_left = UINT32_MAX;
-  dial (dir, "takes no argument");
+  dial (dir, "takes generation=G");
   control_close (c);
   replica_close (r);
   snprintf (path, sizeof path, "%s/control", dir);
