@@ -256,7 +256,8 @@ WAY_OUT = {
     ("promote", "drained"): ("promoted", "leave out to="),
     "draining": ("promoted", "resync overwrite"),
     "drained": ("promoted", "resync overwrite"),
-    ("resync", "failed"): ("failed", "restart the server"),
+    ("resync", "failed"): ("failed", "mend the device", "resync overwrite"),
+    ("promote", "failed"): ("failed", "stop the server", "mcbuf-recover"),
     "failed": ("failed", "stop the server"),
 }
 

@@ -47,7 +47,7 @@ promote to=LAST               3          3          >drained   >draining  >drain
 promote to=OLDER              -          -          -          >draining  -          -          | -          -          -          2          2          -
 promote to=UNKNOWN            3          3          2          2          2          2          | 2          2          3          2          2          2
 resync                        2          2          >resyncing >resyncing >resyncing ok         | >resyncing >resyncing 2          2          2          2
-resync overwrite              ok         >syncing   >syncing   >syncing   >syncing   >syncing   | >syncing   >syncing   >syncing   >syncing   >syncing   2
+resync overwrite              ok         >syncing   >syncing   >syncing   >syncing   >syncing   | >syncing   >syncing   >syncing   >syncing   >syncing   >syncing
 reset NAME@scratch            2          2          ok         ok         ok         ok         | ok         ok         2          2          2          2
 shutdown                      ok         ok         ok         ok         ok         ok         | ok         ok         ok         ok         ok         ok
 by NBD: promote               2          2          2          2          2          2          | 2          2          2          2          2          2
@@ -88,7 +88,7 @@ NAME@promoted: zero           none       none       none       none       none  
 NAME@promoted: trim           none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: flush          none       none       none       none       none       none       | none       none       none       ok         ok         none
 resync, old conn.: write      -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
-overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  -
+overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 """
 
 # What the server finds when it starts again; and the tools, with a server and without.

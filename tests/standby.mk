@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Failover, restart, fencing and failed journals: what the table of states does not carry out.
+
+TESTS += unit/test-replica-anew
+check_PROGRAMS += unit/test-replica-anew
+unit_test_replica_anew_SOURCES = unit/test-replica-anew.c
+unit_test_replica_anew_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_anew_LDADD = $(TORTURE_LIBS)
