@@ -6,3 +6,9 @@ check_PROGRAMS += unit/test-replica-anew
 unit_test_replica_anew_SOURCES = unit/test-replica-anew.c
 unit_test_replica_anew_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_anew_LDADD = $(TORTURE_LIBS)
+
+TESTS += unit/test-replica-hazard
+check_PROGRAMS += unit/test-replica-hazard
+unit_test_replica_hazard_SOURCES = unit/test-replica-hazard.c
+unit_test_replica_hazard_LDFLAGS = $(TORTURE_WRAP)
+unit_test_replica_hazard_LDADD = $(TORTURE_LIBS)
