@@ -12,3 +12,9 @@ check_PROGRAMS += unit/test-replica-hazard
 unit_test_replica_hazard_SOURCES = unit/test-replica-hazard.c
 unit_test_replica_hazard_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_hazard_LDADD = $(TORTURE_LIBS)
+
+standby_tests = \
+	nbd/test-mcbuf-list-states.py \
+	$(NULL)
+TESTS += $(standby_tests)
+EXTRA_DIST += $(standby_tests)
