@@ -15,6 +15,7 @@ unit_test_replica_hazard_LDADD = $(TORTURE_LIBS)
 
 standby_tests = \
 	nbd/test-mcbuf-list-states.py \
+	nbd/test-mcbuf-qemu-bytes.py \
 	$(NULL)
 TESTS += $(standby_tests)
 EXTRA_DIST += $(standby_tests)
