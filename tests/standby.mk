@@ -16,6 +16,13 @@ unit_test_replica_hazard_LDADD = $(TORTURE_LIBS)
 standby_tests = \
 	nbd/test-mcbuf-list-states.py \
 	nbd/test-mcbuf-qemu-bytes.py \
+	nbd/test-mcbuf-upgrade-fixtures.py \
 	$(NULL)
 TESTS += $(standby_tests)
-EXTRA_DIST += $(standby_tests)
+EXTRA_DIST += \
+	$(standby_tests) \
+	upgrade/1-killed.tar.xz \
+	upgrade/1-promoted.tar.xz \
+	upgrade/1-stopped.tar.xz \
+	upgrade/make-fixtures.py \
+	$(NULL)
