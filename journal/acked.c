@@ -70,7 +70,8 @@ journal_note_failed (struct journal *j, bool durable)
     j->mark_failed = j->noted_failed = true;
     checkpoint = j->state.has_checkpoint ? j->state.checkpoint.id : 0;
     generation = j->state.generation;
-    seq = j->log.durable;
+    /* Durable, and refused all the same: the mark that was to say so could not be written. */
+    seq = j->log.refused ? j->log.refused - 1 : j->log.durable;
   }
   /* Synced, for what was to take a clean mark off may not have got to the disk.  An error leaves what
    * there is without the flag: that much is known to be good.
@@ -113,14 +114,6 @@ acked_distrust (struct journal *j)
       (void) io_fdatasync (j->acked_file);
   }
   errno = saved;
-}
-
-void
-journal_begin_anew (struct journal *j)
-{
-  SCOPED_LOCK (&j->lock);
-
-  j->noted_failed = false;
 }
 
 bool

@@ -49,9 +49,10 @@ adopt_state_locked (struct journal *j, const struct journal_state *state,
 /* Note that everything up to here was, or may be, acknowledged.  An error only
  * makes the mark stale, which is what it may be after any crash.  Only the flag of a server
  * that failed must not come back: what is acknowledged from here on would be taken for refused.
+ * Then the last N records are refused, durable as they are.
  */
 static int
-acknowledge (struct journal *j, const struct journal_state *state)
+acknowledge (struct journal *j, const struct journal_state *state, size_t n)
 {
   bool flagged, stays, again;
   int r;
@@ -74,6 +75,8 @@ acknowledge (struct journal *j, const struct journal_state *state)
 
     if (error) {
       poison_locked (j, error);
+      if (j->log.refused == 0)
+        j->log.refused = j->log.seq + 1 - n;
       errno = EIO;
       return -1;
     }
@@ -111,20 +114,13 @@ records_kept (enum journal_kind kind)
 }
 
 int
-journal_record (struct journal *j, enum journal_kind kind,
-                journal_change_fn change, void *opaque)
+record_turn (struct journal *j, enum journal_kind kind,
+             journal_change_fn change, void *opaque)
 {
   struct journal_state state;
   bool sampled = false;
-  int r;
+  int r = log_reserve (j, 1);
 
-  assert (kind != JOURNAL_REC_COMMIT && kind != JOURNAL_REC_CLEAN &&
-          kind != JOURNAL_REC_PROMOTED_COMMIT && kind != JOURNAL_REC_PART);
-  pthread_mutex_lock (&j->lock);
-  log_turn_take_locked (j);
-  pthread_mutex_unlock (&j->lock);
-
-  r = log_reserve (j, 1);
   if (r == 0) {
     change_state (j, change, opaque, &state);
     record_encode (j, &j->log.buf[0], kind, &state);
@@ -141,8 +137,23 @@ journal_record (struct journal *j, enum journal_kind kind,
     adopt_state_locked (j, &state, kind);
     j->log.samples_seq = sampled ? j->log.seq : 0;
     pthread_mutex_unlock (&j->lock);
-    r = acknowledge (j, &state);
+    r = acknowledge (j, &state, 1);
   }
+  return r;
+}
+
+int
+journal_record (struct journal *j, enum journal_kind kind,
+                journal_change_fn change, void *opaque)
+{
+  int r;
+
+  assert (kind != JOURNAL_REC_COMMIT && kind != JOURNAL_REC_CLEAN &&
+          kind != JOURNAL_REC_PROMOTED_COMMIT && kind != JOURNAL_REC_PART);
+  pthread_mutex_lock (&j->lock);
+  log_turn_take_locked (j);
+  pthread_mutex_unlock (&j->lock);
+  r = record_turn (j, kind, change, opaque);
 
   SCOPED_LOCK (&j->lock);
   log_turn_give_locked (j);
@@ -243,7 +254,7 @@ write_commit (struct journal *j, struct journal_commit *commit, uint64_t epoch,
 
 static int
 commit_turn (struct journal *j, struct journal_commit *commit,
-             struct journal_state *state)
+             struct journal_state *state, size_t *n)
 {
   struct sweep s = { .first = 0 };
   CLEANUP_FREE struct format_run *runs = NULL;
@@ -251,7 +262,6 @@ commit_turn (struct journal *j, struct journal_commit *commit,
   struct commit entry = { .epoch = 0 };
   CLEANUP_FREE char *label = NULL;
   uint64_t epoch;
-  size_t n;
   int r, error;
 
   sweep_gather (j, clean ? UINT64_MAX : commit->epoch, &s);
@@ -265,7 +275,7 @@ commit_turn (struct journal *j, struct journal_commit *commit,
    * whoever opens the journal believes neither without the other.
    */
   push_begin (j, epoch, !s.inline_);
-  r = write_commit (j, commit, epoch, &s, state, &entry, &n);
+  r = write_commit (j, commit, epoch, &s, state, &entry, n);
   label = entry.label;
   error = errno;
   if (push_end (j) == -1)
@@ -274,13 +284,13 @@ commit_turn (struct journal *j, struct journal_commit *commit,
     errno = error;
     return -1;
   }
-  if (log_sync (j, n) == -1)
+  if (log_sync (j, *n) == -1)
     return -1;
 
   SCOPED_LOCK (&j->lock);
   if (clean) {
     j->log.saved_seq = j->log.seq;
-    j->log.saved_nparts = n - 1;
+    j->log.saved_nparts = *n - 1;
   }
   else {
     entry.seq = j->log.seq;
@@ -297,6 +307,7 @@ int
 journal_do_commit (struct journal *j, struct journal_commit *commit)
 {
   struct journal_state state;
+  size_t n;
   int r;
 
   assert (commit->kind == JOURNAL_REC_COMMIT ||
@@ -306,9 +317,9 @@ journal_do_commit (struct journal *j, struct journal_commit *commit)
   log_turn_take_locked (j);
   pthread_mutex_unlock (&j->lock);
 
-  r = commit_turn (j, commit, &state);
+  r = commit_turn (j, commit, &state, &n);
   if (r == 0)
-    r = acknowledge (j, &state);
+    r = acknowledge (j, &state, n);
 
   SCOPED_LOCK (&j->lock);
   log_turn_give_locked (j);

@@ -258,6 +258,13 @@ journal_get_damage (struct journal *j, struct journal_damage *damage)
   return 1;
 }
 
+bool
+journal_was_failed (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+  return j->was_failed;
+}
+
 int
 journal_failed (struct journal *j)
 {

@@ -165,6 +165,7 @@ struct log {
   uint64_t next_salt;
   uint64_t seq;                 /* of the newest record */
   uint64_t durable;             /* records up to here are durable */
+  uint64_t refused;             /* ... but from this one on refused all the same; 0: none */
   uint32_t prev_crc;            /* of the newest record */
   uint64_t new_seq;             /* turn: the same of the one that is being written */
   uint32_t new_crc;
@@ -223,6 +224,7 @@ struct journal {
   bool lost;                    /* the newest records are */
   bool heal;                    /* a superblock is bad, or the file too short: mend that before any record */
   bool saved_bad;               /* a clean stop saved something, but it is not whole */
+  bool was_failed;              /* under the process before this one */
   bool mark_failed;             /* "acked" says that the journal failed: take that back, durably, first ... */
   bool noted_failed;            /* ... unless that was this process, which has not begun anew */
   uint64_t hole_from, hole_upto;        /* commits after .. up to are; 0, 0: none */
@@ -463,6 +465,8 @@ extern int log_reserve (struct journal *j, size_t n);
 /* KEEP records must still fit afterwards when the log cannot grow. */
 extern int log_write (struct journal *j, size_t n, unsigned keep);
 extern int log_sync (struct journal *j, size_t n);
+/* Turn: leave the chunks again that records which failed had gone over to. */
+extern void log_revert_locked (struct journal *j);
 extern int log_read (struct journal *j, uint64_t seq, struct format_record *rec,
                      uint64_t *offset);
 extern int chain_add (struct journal *j, const struct chain_chunk *c);
@@ -494,6 +498,12 @@ extern int anchor_write (struct journal *j, const struct chain_chunk *c,
 extern int config_copy (struct journal_config *to,
                         const struct journal_config *from);
 extern void config_free (struct journal_config *config);
+
+/* --- commit.c --- */
+
+/* journal_record, for who has the turn. */
+extern int record_turn (struct journal *j, enum journal_kind kind,
+                        journal_change_fn change, void *opaque);
 
 /* --- acked.c --- */
 

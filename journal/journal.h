@@ -221,6 +221,8 @@ extern int journal_get_damage (struct journal *j,
 
 /* errno of the failure that poisoned the journal, 0 when healthy. */
 extern int journal_failed (struct journal *j);
+/* Had it failed under the process before this one (good from journal_start on)? */
+extern bool journal_was_failed (struct journal *j);
 
 /* The journal has failed, and writes are about to be refused.  Leaves word of it beside the
  * log, durably as far as that goes: the next process on this host may find in the page cache what a
@@ -228,9 +230,6 @@ extern int journal_failed (struct journal *j);
  * power loss may bring back what was refused.  -1: that failed, and only shared memory still tells.
  */
 extern int journal_note_failed (struct journal *j, bool durable);
-
-/* The next record begins a new first copy: what was noted concerns the one before. */
-extern void journal_begin_anew (struct journal *j);
 
 /* --- What is in it -------------------------------------------------------- */
 
@@ -390,6 +389,13 @@ typedef void (*journal_change_fn) (struct journal_state *state, void *opaque);
  */
 extern int journal_record (struct journal *j, enum journal_kind kind,
                            journal_change_fn change, void *opaque);
+
+/* A STATE record that begins a new first copy: CHANGE makes all that was before void, and it is to be
+ * forgotten.  It is the only one that a failed journal takes, if the device does: then that is over, and
+ * what was noted too.  Durable when it returns.  -1 as journal_record: a failed journal stays that.
+ */
+extern int journal_begin_anew (struct journal *j, journal_change_fn change,
+                               void *opaque);
 
 /* The samples that records carry from now on (those with a table do not), and those that the newest
  * such record had.  What was sampled must be durable.

@@ -444,6 +444,22 @@ log_sync (struct journal *j, size_t n)
   return 0;
 }
 
+void
+log_revert_locked (struct journal *j)
+{
+  struct log *log = &j->log;
+
+  ASSERT_LOCKED (j);
+  while (log->nchain > 1 && log->chain[log->nchain - 1].first > log->seq) {
+    const struct chain_chunk *c = &log->chain[--log->nchain];
+
+    if (log->next_chunk != 0)
+      chunk_free_locked (j, log->next_chunk);
+    log->next_chunk = c->chunk;
+    log->next_salt = c->salt;
+  }
+}
+
 /* --- Recycling --- */
 
 int

@@ -93,7 +93,8 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   else if (*took == JOURNAL_TOOK_NOTHING && j->saved_bad)
     *took = JOURNAL_TOOK_BAD;
   if (*took == JOURNAL_TOOK_BAD)
-    mcerror_set (err, MCEXIT_DAMAGE, "%s", j->saved_bad ?
+    mcerror_set (err, MCEXIT_DAMAGE, "%s", j->was_failed ?
+                 "the journal had failed under the last server" : j->saved_bad ?
                  "what the last server saved in the journal does not verify" :
                  "what the last server left in shared memory does not verify");
   else

@@ -388,6 +388,7 @@ takeover (struct journal *j, enum journal_took *took)
   *took = JOURNAL_TOOK_NOTHING;
   if (instance == STAGING_VOID) {
     /* Writes were refused: what a clean stop saved before them is not whole either. */
+    j->was_failed = true;
     j->log.saved_seq = 0;
     j->state.clean = false;
   }

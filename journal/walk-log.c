@@ -526,7 +526,7 @@ log_open (struct journal *j, struct mcerror *err)
     j->saved_bad = true;
     j->state.clean = false;
     j->log.saved_seq = 0;
-    j->mark_failed = true;
+    j->mark_failed = j->was_failed = true;
   }
   if (is_unreadable && get16 (torn_record->kind) != JOURNAL_REC_CLEAN) {
     /* It may be whole: to drop it as torn would be to lose it. */

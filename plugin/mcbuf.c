@@ -228,6 +228,18 @@ list_checkpoint (void *opaque, uint64_t number)
   return add_export (l->exports, l->name, text, "a checkpoint, read-only");
 }
 
+/* What a disk has beside its inlet and its checkpoints. */
+static const struct {
+  enum replica_view view;
+  const char *suffix, *description;
+} others[] = {
+  { REPLICA_PROMOTED, "promoted", "the disk, after a promote" },
+  { REPLICA_DIVERGENCE, "divergence", "the disk, with extents where the old primary's differs" },
+  { REPLICA_SCRATCH, "scratch", "the newest checkpoint, to write to and throw away" },
+  { REPLICA_CHECKPOINT, "latest", "the newest checkpoint, read-only" },
+};
+
+/* Only what can be opened: clients that list exports open each. */
 static int
 mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
@@ -239,17 +251,13 @@ mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 
     if (nbdkit_add_export (exports, name, "inlet") == -1)
       return -1;
-    if (replica_is_promoted (replica)) {
-      if (add_export (exports, name, "promoted", "the disk, after a promote") == -1 ||
-          add_export (exports, name, "divergence",
-                      "the disk, with extents where the old primary's differs") == -1)
+    for (size_t k = 0; k < sizeof others / sizeof others[0]; k++)
+      if (replica_can_open (replica, i, others[k].view) &&
+          add_export (exports, name, others[k].suffix, others[k].description) == -1)
         return -1;
-    }
-    else if (replica_has_checkpoint (replica) &&
-             (add_export (exports, name, "scratch", "the newest checkpoint, to write to and throw away") == -1 ||
-              add_export (exports, name, "latest", "the newest checkpoint, read-only") == -1 ||
-              replica_each_checkpoint (replica, i, LISTED_MAX / replica_ndisks (replica),
-                                       list_checkpoint, &l) == -1))
+    if (replica_can_open (replica, i, REPLICA_CHECKPOINT) &&
+        replica_each_checkpoint (replica, i, LISTED_MAX / replica_ndisks (replica),
+                                 list_checkpoint, &l) == -1)
       return -1;
   }
   return nbdkit_add_export (exports, CONTROL_EXPORT, "control verbs");

@@ -170,6 +170,28 @@ replica_close_export (struct replica *r, struct replica_export *export)
   export->scratch = NULL;
 }
 
+bool
+replica_can_open (struct replica *r, unsigned disk, enum replica_view view)
+{
+  uint64_t checkpoint = VIEW_LATEST;
+  char why[256];
+
+  if (view == REPLICA_DIVERGENCE && !divergence_known (r, why, sizeof why))
+    return false;
+  SCOPED_LOCK (&r->lock);
+  switch (view) {
+  case REPLICA_INLET:
+    return true;
+  case REPLICA_PROMOTED:
+  case REPLICA_DIVERGENCE:
+    return r->state == JOURNAL_PROMOTED && !disk_is_fresh_locked (r, disk);
+  case REPLICA_CHECKPOINT:
+  case REPLICA_SCRATCH:
+    break;
+  }
+  return view_check_state_locked (r, &checkpoint) == 0 && !disk_is_fresh_locked (r, disk);
+}
+
 int
 replica_each_checkpoint (struct replica *r, unsigned disk, size_t max,
                          int (*fn) (void *opaque, uint64_t number),

@@ -59,9 +59,24 @@ takes_writes (enum journal_replica_state state)
     state == JOURNAL_RESYNCING;
 }
 
-/* Close the open epoch.  With PROMOTED that of a promoted disk. */
+/* WHAT was asked for in GENERATION (0: whatever it is).  -1 with ESHUTDOWN: it is another one now. */
 static int
-seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
+check_generation_locked (struct replica *r, const char *what, uint64_t generation,
+                         struct mcerror *err)
+{
+  if (generation == 0 || generation == r->generation)
+    return 0;
+  errno = ESHUTDOWN;
+  return mcerror_set (err, MCEXIT_REFUSED,
+                      "cannot %s: generation %" PRIu64 " was asked for, the replica is in "
+                      "generation %" PRIu64 ": another copy has taken over since",
+                      what, generation, r->generation);
+}
+
+/* Close the open epoch, if this is GENERATION (0: any).  With PROMOTED that of a promoted disk. */
+static int
+seal_in (struct replica *r, bool promoted, uint64_t generation,
+         uint64_t *sealed, struct mcerror *err)
 {
   uint64_t open;
   bool close_copy;
@@ -81,6 +96,9 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
     }
     if (promoted ? r->state != JOURNAL_PROMOTED : !takes_writes (r->state))
       return refuse_state_locked (r, "seal", err);
+    /* Under the same lock as the swap: a promote comes before it or after it. */
+    if (check_generation_locked (r, "seal", generation, err) == -1)
+      return -1;
     open = speculation_open_number (r->spec);
     if (open + 1 <= r->epoch_limit && speculation_seal (r->spec) == 0) {
       close_copy = copying_any_locked (r);
@@ -123,6 +141,12 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
   }
   *sealed = open;
   return 0;
+}
+
+static int
+seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
+{
+  return seal_in (r, promoted, 0, sealed, err);
 }
 
 int
@@ -216,9 +240,10 @@ replica_tighten (struct replica *r)
 }
 
 int
-replica_seal (struct replica *r, uint64_t *sealed, struct mcerror *err)
+replica_seal (struct replica *r, uint64_t generation, uint64_t *sealed,
+              struct mcerror *err)
 {
-  return seal (r, false, sealed, err);
+  return seal_in (r, false, generation, sealed, err);
 }
 
 /* --- commit ------------------------------------------------------------------ */
@@ -338,13 +363,8 @@ check_commit (struct replica *r, const struct commit_request *req,
   committed = req->has_epoch && state_has_committed (&state, req->epoch);
   if (!takes_writes (r->state) && !(r->state == JOURNAL_STALE && committed))
     return refuse_state_locked (r, "commit", err);
-  if (req->generation != 0 && req->generation != r->generation) {
-    errno = ESHUTDOWN;
-    return mcerror_set (err, MCEXIT_REFUSED,
-                        "cannot commit: generation %" PRIu64 " was asked for, the replica is in "
-                        "generation %" PRIu64 ": another copy has taken over since",
-                        req->generation, r->generation);
-  }
+  if (check_generation_locked (r, "commit", req->generation, err) == -1)
+    return -1;
   if (!req->has_epoch)
     return 0;
   if (committed) {

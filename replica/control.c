@@ -45,6 +45,19 @@ parse_number (const char *text, uint64_t *number)
   return -1;
 }
 
+/* The G of WORD, generation=G, for VERB. */
+static int
+parse_generation (const char *verb, const char *word, uint64_t *generation,
+                  struct answer *a)
+{
+  if (parse_number (word + strlen ("generation="), generation) == 0 &&
+      *generation > 0)
+    return 0;
+  errno = EINVAL;
+  return mcerror_set (&a->err, MCEXIT_USAGE,
+                      "%s: generation= takes a number from 1", verb);
+}
+
 /* The next word of *REST, NULL at the end. */
 static char *
 next_word (char **rest)
@@ -74,11 +87,14 @@ valid_label (const char *label)
 static int
 verb_seal (struct replica *r, char *args, struct answer *a)
 {
-  uint64_t sealed;
+  uint64_t sealed, generation = 0;
+  const char *word = next_word (&args);
 
-  if (next_word (&args))
-    return usage (a, "seal: takes no argument");
-  if (replica_seal (r, &sealed, &a->err) == -1)
+  if (word && (strncmp (word, "generation=", 11) != 0 || next_word (&args)))
+    return usage (a, "seal: takes generation=G, and nothing else");
+  if (word && parse_generation ("seal", word, &generation, a) == -1)
+    return -1;
+  if (replica_seal (r, generation, &sealed, &a->err) == -1)
     return -1;
   a->json = json_pack ("{s:I, s:I}", "sealed", (json_int_t) sealed,
                        "open_epoch", (json_int_t) sealed + 1);
@@ -107,9 +123,8 @@ verb_commit (struct replica *r, char *args, struct answer *a)
       req.has_epoch = true;
     }
     else if (strncmp (word, "generation=", 11) == 0 && req.generation == 0) {
-      if (parse_number (word + 11, &req.generation) == -1 ||
-          req.generation == 0)
-        return usage (a, "commit: generation= takes a number from 1");
+      if (parse_generation ("commit", word, &req.generation, a) == -1)
+        return -1;
     }
     else
       return usage (a, "commit: takes epoch=N, generation=G, and label=TEXT last, each once");

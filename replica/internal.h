@@ -445,8 +445,9 @@ struct commit_request {
 struct commit_answer {
   uint64_t checkpoint, epoch, extents, bytes, latency_us;
 };
-extern int replica_seal (struct replica *r, uint64_t *sealed,
-                         struct mcerror *err);
+/* GENERATION 0: whatever it is. */
+extern int replica_seal (struct replica *r, uint64_t generation,
+                         uint64_t *sealed, struct mcerror *err);
 extern int replica_commit (struct replica *r, const struct commit_request *req,
                            struct commit_answer *answer, struct mcerror *err);
 /* What a seal must not wait for: spare maps, epoch numbers.  Without the lock. */

@@ -321,14 +321,6 @@ replica_is_promoted (struct replica *r)
   return r->state == JOURNAL_PROMOTED;
 }
 
-bool
-replica_has_checkpoint (struct replica *r)
-{
-  SCOPED_LOCK (&r->lock);
-
-  return r->has_checkpoint;
-}
-
 /* --- clean stop ----------------------------------------------------------------------------- */
 
 static void

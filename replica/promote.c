@@ -226,7 +226,7 @@ check_promote (struct replica *r, const char *to,
   if (r->state == JOURNAL_FAILED) {
     errno = EIO;
     return mcerror_set (err, MCEXIT_REFUSED,
-                        "cannot promote: replica has failed: %s", r->reason);
+                        "cannot promote: replica is failed: %s", r->reason);
   }
   if (!r->has_checkpoint) {
     errno = EPERM;

@@ -74,7 +74,6 @@ extern uint64_t replica_disk_size (struct replica *r, unsigned disk);
 extern uint64_t replica_generation (struct replica *r);
 
 extern bool replica_is_promoted (struct replica *r);
-extern bool replica_has_checkpoint (struct replica *r);
 
 /* One way to look at one disk. */
 enum replica_view {
@@ -106,6 +105,10 @@ extern int replica_open_export (struct replica *r, const char *name,
                                 struct replica_export *export);
 extern void replica_close_export (struct replica *r,
                                   struct replica_export *export);
+
+/* Can the export of DISK that shows VIEW (CHECKPOINT: the latest) be opened now? */
+extern bool replica_can_open (struct replica *r, unsigned disk,
+                              enum replica_view view);
 
 /* Call FN for the number of each checkpoint of DISK that can be looked at, newest first, at most MAX. */
 extern int replica_each_checkpoint (struct replica *r, unsigned disk, size_t max,

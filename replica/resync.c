@@ -52,10 +52,10 @@ refuse_locked (struct replica *r, const char *way_out, struct mcerror *err)
 static int
 check_resync_locked (struct replica *r, bool overwrite, struct mcerror *err)
 {
-  if (journal_failed (r->journal))
-    return refuse_locked (r, "its journal failed: mend the device, restart the server, then resync overwrite", err);
   if (overwrite)
     return 0;
+  if (journal_failed (r->journal))
+    return refuse_locked (r, "its journal failed: mend the device, then resync overwrite", err);
   switch (r->state) {
   case JOURNAL_PROTECTED:
   case JOURNAL_RESYNCING:
@@ -114,6 +114,9 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   {
     SCOPED_LOCK (&r->lock);
 
+    /* What is noted of a failure must not come after the record. */
+    while (r->failing)
+      pthread_cond_wait (&r->changed, &r->lock);
     if (check_resync_locked (r, overwrite, err) == -1 ||
         ((overwrite || has_fresh_locked (r)) &&
          come_to_rest_locked (r, err) == -1))
@@ -122,21 +125,18 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   }
   if (overwrite && (fresh = history_writeout_new (r)) == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
-  if (overwrite) {
+  if (overwrite)
     sums_forget (r->sums);
-    journal_begin_anew (r->journal);
-  }
-  if (journal_record (r->journal, JOURNAL_REC_STATE,
-                      overwrite ? change_overwrite : change_resync,
-                      &open) == -1) {
+  if ((overwrite ? journal_begin_anew (r->journal, change_overwrite, &open) :
+       journal_record (r->journal, JOURNAL_REC_STATE, change_resync, &open)) == -1) {
     int saved = errno;
 
     replica_fail (r, "recording the resync", saved);
     if (journal_failed (r->journal))
       saved = journal_failed (r->journal);
     errno = EIO;
-    mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %s: the replica has failed",
-                 r->dir, strerror (saved));
+    mcerror_set (err, MCEXIT_REFUSED, "cannot resync: %s/journal: %s: the replica has failed%s",
+                 r->dir, strerror (saved), overwrite ? ": mend the device, then resync overwrite again" : "");
     writeout_free (fresh);
     return -1;
   }
@@ -151,7 +151,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     r->state = overwrite ? JOURNAL_SYNCING : JOURNAL_RESYNCING;
     r->lost = r->closed = r->direct = r->drained = r->drain_hold = false;
     start = r->damaged && r->running;
-    r->clean = r->keep_memory = r->damaged = false;
+    r->clean = r->keep_memory = r->damaged = r->failure_noted = false;
     r->moves++;
     /* Their content is copied anew. */
     for (unsigned i = 0; i < r->ndisks; i++)

@@ -280,7 +280,8 @@ set_failed_locked (struct replica *r, const char *what, int why)
 {
   r->state = JOURNAL_FAILED;
   set_reason_locked (r, "the journal cannot be trusted (%s%s%s): stop the server, then "
-                     "mcbuf-recover shows what is whole", what, why ? ": " : "",
+                     "mcbuf-recover goes to the last checkpoint that is whole; or mend the device, "
+                     "then resync overwrite begins a new first copy", what, why ? ": " : "",
                      why ? strerror (why) : "");
 }
 

@@ -179,9 +179,10 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     break;
   case JOURNAL_STALE:
     r->lost = true;
-    set_reason_locked (r, "%s", state->has_checkpoint ?
-                       "the stream has a hole: start a new full mirror after the verb resync" :
-                       "the stream has a hole and no checkpoint exists: start a first copy after resync overwrite");
+    set_reason_locked (r, "%sthe stream has a hole%s", journal_was_failed (r->journal) ?
+                       "the journal had failed under the last server: " : "", state->has_checkpoint ?
+                       ": start a new full mirror after the verb resync" :
+                       " and no checkpoint exists: start a first copy after resync overwrite");
     break;
   case JOURNAL_PROMOTED:
     r->direct = r->drained = state->drained;

@@ -149,6 +149,9 @@ replica_flush (struct replica *r, const struct replica_export *e)
   {
     SCOPED_LOCK (&r->lock);
     wait_settled_locked (r);
+    /* Who only reads has nothing to make durable. */
+    if (e->view == REPLICA_CHECKPOINT || e->view == REPLICA_DIVERGENCE)
+      return admit_locked (r, e, false);
     if (admit_locked (r, e, true) == -1)
       return -1;
     image = r->state == JOURNAL_PROMOTED ? r->direct :

@@ -6,8 +6,9 @@ It is taken from DESIGN.md, not from the code.  A cell is one word:
     ok        done; the state is what it was
     >STATE    done; the replica is in that column's state afterwards
     2, 3      refused with that exit code ("code" in the reply); the state is what it was
-    1         the tool says that it is not used that way
+    1         the tool says that it is not used that way, or the verb that it needs the secret
     EIO …     the request fails with that errno; the state is what it was
+              (a fast zero that is "ok" may say ENOTSUP: then it is not fast, and nothing was done)
     none      there is no such export: it cannot be opened
     -         does not arise: there is no such epoch, checkpoint or connection
 """
@@ -31,6 +32,8 @@ STATES = {
 VERBS = """
 event                         syncing    closed     protected  pending    sealed     resyncing  | stale      lost       empty      draining   drained    failed
 seal                          >closed    ok         >sealed    ok         ok         ok         | 2          2          2          2          2          2
+seal generation=CURRENT       >closed    ok         >sealed    ok         ok         ok         | 2          2          2          2          2          2
+seal generation=OTHER         2          2          2          2          2          2          | 2          2          2          2          2          2
 commit                        >protected >protected ok         ok         >protected >protected | 2          2          2          2          2          2
 commit generation=CURRENT     >protected >protected ok         ok         >protected >protected | 2          2          2          2          2          2
 commit generation=OTHER       2          2          2          2          2          2          | 2          2          2          2          2          2
@@ -44,49 +47,109 @@ promote                       3          3          >drained   >draining  >drain
 promote to=LAST               3          3          >drained   >draining  >drained   >drained   | >drained   >drained   3          ok         ok         2
 promote to=OLDER              -          -          -          >draining  -          -          | -          -          -          2          2          -
 promote to=UNKNOWN            3          3          2          2          2          2          | 2          2          3          2          2          2
+promote scratch               3          3          2          2          2          2          | 2          2          3          ok         ok         2
+promote scratch (written)     -          -          >drained   >draining  >drained   >drained   | 2          >drained   -          -          -          -
 resync                        2          2          >resyncing >resyncing >resyncing ok         | >resyncing >resyncing 2          2          2          2
-resync overwrite              ok         >syncing   >syncing   >syncing   >syncing   >syncing   | >syncing   >syncing   >syncing   >syncing   >syncing   2
+resync overwrite              ok         >syncing   >syncing   >syncing   >syncing   >syncing   | >syncing   >syncing   >syncing   >syncing   >syncing   >syncing
 reset NAME@scratch            2          2          ok         ok         ok         ok         | ok         ok         2          2          2          2
+divergence                    ok         ok         ok         ok         ok         ok         | ok         ok         ok         ok         ok         ok
 shutdown                      ok         ok         ok         ok         ok         ok         | ok         ok         ok         ok         ok         ok
 by NBD: promote               2          2          2          2          2          2          | 2          2          2          2          2          2
 by NBD: reset NAME@scratch    2          2          2          2          2          2          | 2          2          2          2          2          2
+by NBD: divergence            2          2          2          2          2          2          | 2          2          2          2          2          2
 by NBD: shutdown              2          2          2          2          2          2          | 2          2          2          2          2          2
+without secret: seal          1          1          1          1          1          1          | 1          1          1          1          1          1
+without secret: commit        1          1          1          1          1          1          | 1          1          1          1          1          1
 """
 
 DATA = """
 event                         syncing    closed     protected  pending    sealed     resyncing  | stale      lost       empty      draining   drained    failed
 NAME: read                    ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: extents                 ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME: cache                   ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: write                   ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: write FUA               ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: zero                    ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME: fast zero               ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: trim                    ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: flush                   ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 old connection: read          ok         ok         ok         ok         ok         ok         | ok         -          -          ESHUTDOWN  ESHUTDOWN  EIO
 old connection: write         ok         ok         ok         ok         ok         ok         | EIO        -          -          ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: read           ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: extents        ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME@gCURRENT: cache          ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: write          ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: write FUA      ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: zero           ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME@gCURRENT: fast zero      ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: trim           ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: flush          ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gOTHER: read             ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@gOTHER: extents          ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
+NAME@gOTHER: cache            ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@gOTHER: write            ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@gOTHER: write FUA        ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@gOTHER: zero             ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
+NAME@gOTHER: fast zero        ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@gOTHER: trim             ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@gOTHER: flush            ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 NAME@promoted: read           none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: extents        none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@promoted: cache          none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: write          none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: write FUA      none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: zero           none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@promoted: fast zero      none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: trim           none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@promoted: flush          none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@latest: read             none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@latest: extents          none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@latest: cache            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@latest: write            none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
+NAME@latest: write FUA        none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
+NAME@latest: zero             none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
+NAME@latest: fast zero        none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
+NAME@latest: trim             none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
+NAME@latest: flush            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@LAST: read               -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
+NAME@LAST: extents            -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
+NAME@LAST: cache              -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
+NAME@LAST: write              -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
+NAME@LAST: write FUA          -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
+NAME@LAST: zero               -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
+NAME@LAST: fast zero          -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
+NAME@LAST: trim               -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
+NAME@LAST: flush              -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
+NAME@OLDER: read              -          -          -          ok         -          -          | -          -          -          -          -          -
+NAME@OLDER: extents           -          -          -          ok         -          -          | -          -          -          -          -          -
+NAME@OLDER: cache             -          -          -          ok         -          -          | -          -          -          -          -          -
+NAME@OLDER: write             -          -          -          EPERM      -          -          | -          -          -          -          -          -
+NAME@OLDER: write FUA         -          -          -          EPERM      -          -          | -          -          -          -          -          -
+NAME@OLDER: zero              -          -          -          EPERM      -          -          | -          -          -          -          -          -
+NAME@OLDER: fast zero         -          -          -          EPERM      -          -          | -          -          -          -          -          -
+NAME@OLDER: trim              -          -          -          EPERM      -          -          | -          -          -          -          -          -
+NAME@OLDER: flush             -          -          -          ok         -          -          | -          -          -          -          -          -
+NAME@UNKNOWN: read            none       none       none       none       none       none       | none       none       none       none       none       none
+NAME@scratch: read            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: extents         none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: cache           none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: write           none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: write FUA       none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: zero            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: fast zero       none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: trim            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@scratch: flush           none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@divergence: read         none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@divergence: extents      none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@divergence: cache        none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@divergence: write        none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
+NAME@divergence: write FUA    none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
+NAME@divergence: zero         none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
+NAME@divergence: fast zero    none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
+NAME@divergence: trim         none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
+NAME@divergence: flush        none       none       none       none       none       none       | none       none       none       ok         ok         none
 resync, old conn.: write      -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
-overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  -
+overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 """
 
 # What the server finds when it starts again; and the tools, with a server and without.
@@ -102,6 +165,7 @@ recover --dry-run             3          3          ok         ok         ok    
 recover --verify              1          1          1          1          1          1          | 1          1          1          1          1          1
 restart, recover              3          3          >drained   >drained   >drained   >drained   | >drained   >drained   3          >drained   ok         >drained
 crash, recover                3          3          >drained   >drained   >drained   >drained   | >drained   >drained   3          >drained   ok         >drained
+crash, recover --wait         3          3          >drained   >drained   >drained   >drained   | >drained   >drained   3          >drained   ok         >drained
 reboot, recover               3          3          >drained   >drained   >drained   >drained   | >drained   >drained   3          >drained   ok         >drained
 crash, recover --to=OLDER     -          -          -          >drained   -          -          | -          -          -          2          2          -
 crash, recover --to=UNKNOWN   3          3          2          2          2          2          | 2          2          3          2          2          2
@@ -140,8 +204,10 @@ def render(table, marks=None, states=tuple(STATES), width=10, first=30):
 
 GROUPS = (("syncing", "closed", "empty"), ("protected", "pending", "sealed", "resyncing"),
           ("stale", "lost", "failed"), ("draining", "drained"))
-TOGETHER = {"read, extents": "reads", "write, write FUA, zero, trim, flush": "writes",
-            "read, extents, write, write FUA, zero, trim, flush": "all",
+READS = "read, extents, cache"
+CHANGES = "write, write FUA, zero, fast zero, trim"
+TOGETHER = {READS: "reads", CHANGES + ", flush": "writes", READS + ", " + CHANGES + ", flush": "all",
+            CHANGES: "changes", READS + ", flush": "reads, flush",
             "read, write": "all", "read": "reads", "write": "writes"}
 
 
@@ -153,7 +219,7 @@ def merged(table, states):
         if set(cells) == {"-"}:
             continue
         export, colon, op = event.partition(": ")
-        if not colon or export == "by NBD":
+        if not colon or export in ("by NBD", "without secret"):
             export, op = event, ""
         rows.setdefault((export, cells), []).append(op)
     return {e + (": " + TOGETHER[", ".join(ops)] if ops[0] else ""): dict(zip(states, cells))

@@ -75,15 +75,13 @@ make_request (const struct options *o)
   char epoch[32] = "", generation[32] = "";
   char *request;
 
-  if (o->seal)
-    return strdup ("seal");
   if (o->have_epoch)
     snprintf (epoch, sizeof epoch, " epoch=%" PRIu64, o->epoch);
   if (o->have_generation)
     snprintf (generation, sizeof generation, " generation=%" PRIu64,
               o->generation);
   /* The label goes last: it takes the rest of the line. */
-  if (asprintf (&request, "commit%s%s%s%s", epoch, generation,
+  if (asprintf (&request, "%s%s%s%s%s", o->seal ? "seal" : "commit", epoch, generation,
                 o->label ? " label=" : "", o->label ? o->label : "") == -1)
     return NULL;
   return request;
@@ -220,10 +218,9 @@ parse (int argc, char *argv[], struct options *o)
       return tool_bad_option (c, argv);
     }
   }
-  if (o->seal && (o->have_epoch || o->label || o->have_generation))
+  if (o->seal && (o->have_epoch || o->label))
     return tool_usage_error ("--seal closes the open epoch and nothing else: "
-                             "it goes with no --epoch, --label or "
-                             "--generation");
+                             "it goes with no --epoch and no --label");
   if (o->from_stdin &&
       (o->seal || o->have_epoch || o->label || o->have_generation))
     return tool_usage_error ("--stdin takes whole verbs from its input: it "

@@ -170,7 +170,7 @@ seal (struct maker *m)
 {
   uint64_t sealed;
 
-  HOLDS (replica_seal (m->r, &sealed, NULL) == 0, "%s: seal: %s", m->w->name,
+  HOLDS (replica_seal (m->r, 0, &sealed, NULL) == 0, "%s: seal: %s", m->w->name,
         strerror (errno));
 }
 

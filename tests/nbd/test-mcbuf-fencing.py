@@ -44,14 +44,23 @@ def named(server, seen, *generations):
 
 
 def commit_is_refused(server, generation, now):
-    """By both ways in: exit 2, and a line that names both generations."""
+    """By both ways in, and a seal too: exit 2, a line that names both generations; nothing is sealed."""
+    before = server.status()
     for target in (server.journal, server.uri()):
-        seen = len(server.said())
-        result = tool("mcbuf-commit", "--generation=%d" % generation, target, code=REFUSED)
-        check(str(generation) in result.err and "generation %d" % now in result.err, result)
-        named(server, seen, generation, now)
+        for options in ((), ("--seal",)):
+            seen = len(server.said())
+            result = tool("mcbuf-commit", *options, "--generation=%d" % generation, target,
+                          code=REFUSED)
+            check("generation %d" % generation in result.err
+                  and "generation %d" % now in result.err, result)
+            named(server, seen, generation, now)
     h = server.connect("mcbuf-control")
-    equal(nbd_errno(h.pwrite, b"commit generation=%d" % generation, 0), errno.ESHUTDOWN, "errno")
+    for verb in (b"commit", b"seal"):
+        equal(nbd_errno(h.pwrite, verb + b" generation=%d" % generation, 0), errno.ESHUTDOWN,
+              "errno")
+    after = server.status()
+    for key in ("open_epoch", "sealed_epochs", "checkpoint"):
+        equal(after[key], before[key], key)
 
 
 def full_copy(server, export, byte):
@@ -83,7 +92,10 @@ def back_to_standby(server, byte):
     tool("mcbuf-ctl", server.journal, "resync", "overwrite")
     generation = server.status()["generation"]
     h = full_copy(server, "@g%d" % generation, byte)
-    answer = tool("mcbuf-commit", "--json", "--generation=%d" % generation, server.uri())
+    sealed = tool("mcbuf-commit", "--json", "--seal", "--generation=%d" % generation,
+                  server.uri()).json["sealed"]
+    answer = tool("mcbuf-commit", "--json", "--epoch=%d" % sealed, "--generation=%d" % generation,
+                  server.uri())
     return h, answer.json["checkpoint"]
 
 

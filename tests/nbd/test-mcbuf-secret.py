@@ -41,7 +41,8 @@ def test_refused_without(test):
     h = server.connect("mcbuf-control")
     wrong = [SECRET[:-1], SECRET + "x", SECRET.upper(), "", "x" * 2000, "\0" + SECRET,
              SECRET + "\0x", SECRET + "\nx", SECRET + "\nsecond line", " " + SECRET]
-    for request in (["seal", "commit", "commit label=x", "status", "list", "resync", "promote",
+    for request in (["seal", "seal generation=1", "commit", "commit generation=1",
+                     "commit label=x", "status", "list", "resync", "promote",
                      "shutdown", "nonsense", "auth", "AUTH " + SECRET, SECRET]
                     + ["auth " + w for w in wrong]):
         errnum, reply = ask(h, request)

@@ -10,7 +10,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 import nbd
-from libmcbuf import check, connect_errno, done, equal, main, nbd_errno, read_file, same
+from libmcbuf import (check, connect_errno, done, equal, main, nbd_errno, poll, read_file,
+                      same)
 from libstates import BLOCK, SIZE, Run, block, only, unchanged
 from state_table import DATA, STATES, parse
 
@@ -18,10 +19,25 @@ AT = 200                        # a block that no state's making touches
 
 
 def export_of(replica, event):
+    where = event.partition(":")[0].removeprefix("NAME")
+    return {"@gCURRENT": "@g%d" % replica.generation,
+            "@gOTHER": "@g%d" % (replica.generation + 1),
+            "@LAST": "@%d" % (replica.last or 0), "@UNKNOWN": "@4711",
+            "@OLDER": "@%d" % (replica.older[0] if replica.older else 0)}.get(where, where)
+
+
+def content_of(replica, event):
+    """What the export reads as: changed by requests that are done."""
     where = event.partition(":")[0]
-    return {"NAME": "", "NAME@promoted": "@promoted",
-            "NAME@gCURRENT": "@g%d" % replica.generation,
-            "NAME@gOTHER": "@g%d" % (replica.generation + 1)}[where]
+    if where in ("NAME@latest", "NAME@LAST"):
+        return replica.committed
+    if where == "NAME@OLDER":
+        return replica.older[1]
+    if where == "NAME@scratch":
+        if not hasattr(replica, "scratch"):
+            replica.scratch = bytearray(replica.committed)
+        return replica.scratch
+    return replica.now
 
 
 def extents(h):
@@ -39,21 +55,24 @@ def extents(h):
     return found
 
 
-def request(replica, h, op):
-    """OP on H; what it changes is what the disk reads as from now on."""
+def request(content, h, op):
+    """OP on H; what it changes is what CONTENT is from now on."""
     change = {"write": block("W"), "write FUA": block("F"), "zero": bytes(BLOCK),
-              "trim": bytes(BLOCK)}.get(op)
+              "fast zero": bytes(BLOCK), "trim": bytes(BLOCK)}.get(op)
     if change is not None and not op.startswith("write"):
         nbd_errno(h.pwrite, block("X"), AT * BLOCK)     # something to zero
     call, args = {
-        "read": (h.pread, (SIZE, 0)), "extents": (extents, (h,)),
+        "read": (h.pread, (SIZE, 0)), "extents": (extents, (h,)), "cache": (h.cache, (SIZE, 0)),
+        "fast zero": (h.zero, (BLOCK, AT * BLOCK, nbd.CMD_FLAG_FAST_ZERO)),
         "write": (h.pwrite, (change, AT * BLOCK)),
         "write FUA": (h.pwrite, (change, AT * BLOCK, nbd.CMD_FLAG_FUA)),
         "zero": (h.zero, (BLOCK, AT * BLOCK)), "trim": (h.trim, (BLOCK, AT * BLOCK)),
         "flush": (h.flush, ())}[op]
     errnum = nbd_errno(call, *args)
+    if op == "fast zero" and errnum == errno.ENOTSUP:
+        errnum, change = 0, block("X")                  # "not fast" is an answer
     if errnum == 0 and change is not None:
-        replica.now[AT * BLOCK:(AT + 1) * BLOCK] = change
+        content[AT * BLOCK:(AT + 1) * BLOCK] = change
     return errnum
 
 
@@ -70,9 +89,13 @@ def check_image(replica, op):
 
 def on_export(replica, event, cell, h):
     op = event.partition(": ")[2]
-    errnum = request(replica, h, op)
+    content = content_of(replica, event)
+    errnum = request(content, h, op)
     equal(errno.errorcode.get(errnum, "ok"), cell, "errno")
-    if errnum:
+    if cell == "EPERM":
+        check(h.is_read_only(), "not said to be read-only")
+        same(bytes(h.pread(SIZE, 0)), bytes(content), "the export after a refusal")
+    elif errnum:
         # Said once, with the state or both generations.
         said = replica.server.said()
         word = STATES[replica.name][0]
@@ -81,15 +104,18 @@ def on_export(replica, event, cell, h):
             for g in (replica.generation, replica.generation + 1):
                 check("generation %d" % g in said, "no generation", g, "in", said[-300:])
     elif op == "read":
-        same(bytes(h.pread(SIZE, 0)), bytes(replica.now), "the disk")
+        same(bytes(h.pread(SIZE, 0)), bytes(content), "the disk")
+    elif event == "NAME@divergence: extents":
+        extents(h)              # where it differs, and not what is zero
     elif op == "extents":
         for offset, length, kind in extents(h):
-            check(not kind & nbd.STATE_ZERO or not any(replica.now[offset:offset + length]),
+            check(not kind & nbd.STATE_ZERO or not any(content[offset:offset + length]),
                   "said to be zero:", offset, length)
     else:
+        same(bytes(h.pread(SIZE, 0)), bytes(content), "the export after", op)
         replica.check_disk()
         check_image(replica, op)
-        if op in ("write FUA", "flush") and replica.name in ("draining", "drained"):
+        if op in ("write FUA", "flush") and event.startswith("NAME@promoted"):
             replica.committed = bytes(replica.now)      # durable from here on
 
 
@@ -99,7 +125,7 @@ def after_resync(replica, event, cell):
     verb = "resync" if event.startswith("resync") else "resync overwrite"
     replica.heal()
     done(replica.server.ask(verb))
-    equal(errno.errorcode.get(request(replica, h, "write"), "ok"), cell, "errno")
+    equal(errno.errorcode.get(request(replica.now, h, "write"), "ok"), cell, "errno")
     if cell == "ok":
         same(bytes(h.pread(BLOCK, AT * BLOCK)), block("W"), "what was written")
     # A new one may in any case.
@@ -118,12 +144,21 @@ def carry_out(replica, event, cell, _):
     elif cell == "none":
         check(connect_errno(replica.server, export_of(replica, event)) != 0, "can be opened")
     else:
+        if event.startswith("NAME@divergence"):
+            poll("the divergence", lambda: replica.server.ask("divergence")["known"])
         h = replica.connect(export_of(replica, event), block_status=True)
         on_export(replica, event, cell, h)
         h.shutdown()
 
 
-def shared(event, _):
+def unrefused(replica):
+    """Of its own: a write that an inlet refuses after a promote ends what is known of the divergence."""
+    unchanged(replica)
+
+
+def shared(event, cell):
+    if event.startswith("NAME@divergence") and cell != "none":
+        return unrefused
     return None if event.startswith(("resync", "overwrite")) else unchanged
 
 

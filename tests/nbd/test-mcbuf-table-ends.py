@@ -65,6 +65,9 @@ def starts_again(replica, how, cell):
     if name in ("syncing", "closed"):
         # The next start says that the first copy goes on.
         check("goes on" in after["reason"], after["reason"])
+    if replica.name == "failed":
+        # The word outlives the server that it was said of.
+        check("journal had failed" in after["reason"], after["reason"])
     if name in ("lost", "empty") and name != replica.name:
         # … or why it has to begin anew, and on its standard error too.
         for text in (after["reason"], replica.server.said()):

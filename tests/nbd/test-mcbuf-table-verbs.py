@@ -9,12 +9,12 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import check, done, equal, main, nbd_errno
-from libstates import Run, check_refusal, only, unchanged
+from libmcbuf import check, done, equal, main, nbd_errno, poll, same
+from libstates import BLOCK, SECRET, SIZE, Run, block, check_refusal, only, unchanged
 from state_table import VERBS, parse
 
 # What changes nothing of the replica's, done or refused.
-IDLE = ("status", "list", "commit epoch=COMMITTED", "reset NAME@scratch")
+IDLE = ("status", "list", "commit epoch=COMMITTED", "reset NAME@scratch", "divergence")
 BY_NBD = ("seal", "commit", "status", "list", "resync")
 
 
@@ -22,9 +22,11 @@ def ask_socket(replica, request):
     return replica.server.ask(request)
 
 
-def ask_nbd(replica, request):
-    """By the control export: the reply, and the errno of the request."""
+def ask_nbd(replica, request, secret=True):
+    """By the control export, where a secret is asked for: the reply, and the errno of the request."""
     h = replica.connect("mcbuf-control")
+    if secret:
+        h.pwrite(b"auth " + SECRET, 0)
     errnum = nbd_errno(h.pwrite, request.encode(), 0)
     reply = json.loads(bytes(h.pread(65536, 0)).rstrip(b"\0"))
     again = nbd_errno(h.pread, 512, 0)
@@ -32,6 +34,10 @@ def ask_nbd(replica, request):
     h.shutdown()
     equal(errnum != 0, "error" in reply, "errno", errnum, "with", reply)
     return reply
+
+
+def ask_without_secret(replica, request):
+    return ask_nbd(replica, request, secret=False)
 
 
 def request_of(replica, event):
@@ -46,7 +52,7 @@ def request_of(replica, event):
                         ("LAST", str(replica.last)), ("OLDER", str(older)),
                         ("UNKNOWN", "4711"), ("NAME@scratch", "@scratch")):
         event = event.replace(word, value)
-    return event
+    return event.removesuffix(" (written)")
 
 
 def effect(replica, event, reply):
@@ -69,9 +75,36 @@ def effect(replica, event, reply):
     if verb == "promote":
         equal(reply["checkpoint"], replica.last, "checkpoint")
         equal(reply["generation"], 2, "generation")
+    if event == "promote scratch (written)":
+        return scratched(replica)
     if verb == "seal" and replica.committed is None:
         return None
     return replica.committed
+
+
+def scratched(replica):
+    """The last checkpoint with what write_scratch writes over it."""
+    content = bytearray(replica.committed)
+    content[2 * BLOCK:4 * BLOCK] = block("S") + bytes(BLOCK)
+    return bytes(content)
+
+
+def write_scratch(replica):
+    h = replica.connect("@scratch")
+    h.pwrite(block("S"), 2 * BLOCK)
+    h.zero(BLOCK, 3 * BLOCK)
+    same(bytes(h.pread(SIZE, 0)), scratched(replica), "scratch")
+    h.shutdown()
+
+
+def check_divergence(replica, reply):
+    known = replica.name in ("draining", "drained")
+    if known:
+        reply = poll("the divergence", lambda: replica.server.ask("divergence"))
+        poll("it to be known", lambda: replica.server.ask("divergence")["known"])
+    else:
+        equal(reply["known"], False, "divergence")
+        check(reply["reason"], "no reason in", reply)
 
 
 def check_done(replica, event, cell, reply):
@@ -81,6 +114,8 @@ def check_done(replica, event, cell, reply):
         replica.server.wait_end()
         replica.check_recovery(started=False)
         return
+    if event == "divergence":
+        check_divergence(replica, reply)
     committed = effect(replica, event, reply)
     replica.check_state(cell[1:] if cell != "ok" else None)
     if event not in IDLE:
@@ -90,11 +125,20 @@ def check_done(replica, event, cell, reply):
 def carry_out(replica, event, cell, way):
     """EVENT's CELL, asked by WAY."""
     before = replica.server.status()
-    reply = way(replica, request_of(replica, event.removeprefix("by NBD: ")))
-    if cell in ("2", "3"):
+    if event.endswith("(written)"):
+        write_scratch(replica)
+    reply = way(replica, request_of(replica, event.removeprefix("by NBD: ")
+                                    .removeprefix("without secret: ")))
+    if cell in ("1", "2", "3"):
         equal(reply.get("code"), int(cell), "code of", reply)
-        if not event.startswith(("by NBD", "reset", "commit generation", "commit epoch=OPEN",
-                                 "commit epoch=DISCARDED")):
+        if event.startswith("without secret"):
+            check("control-secret" in reply["error"], reply)
+        elif event.startswith("promote scratch") and cell == "2" and replica.name != "failed":
+            # Nothing was written to it; or (stale, with a full journal) there is no room for it.
+            check(("do not fit into the journal" if event.endswith("(written)") else "@scratch")
+                  in reply["error"], reply)
+        elif not event.startswith(("by NBD", "reset", "seal generation", "commit generation",
+                                 "commit epoch=OPEN", "commit epoch=DISCARDED")):
             check_refusal(reply["error"], event, replica.name)
         after = replica.server.status()
         for key in ("state", "generation", "open_epoch", "sealed_epochs", "checkpoint"):
@@ -105,6 +149,8 @@ def carry_out(replica, event, cell, way):
 
 def ways(event):
     """The ways in: the socket, the control export, or both."""
+    if event.startswith("without secret"):
+        return (ask_without_secret,)
     if event.startswith("by NBD"):
         return (ask_nbd,)
     return (ask_socket, ask_nbd) if event.split()[0] in BY_NBD else (ask_socket,)
@@ -112,7 +158,7 @@ def ways(event):
 
 def shared(event, cell):
     """Changes nothing, so the next may have the same replica."""
-    return unchanged if cell in ("2", "3") or event in IDLE else None
+    return unchanged if cell in ("1", "2", "3") or event in IDLE else None
 
 
 def test_verbs(_):

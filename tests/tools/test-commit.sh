@@ -34,6 +34,12 @@ expect seal
 reply {"sealed":7,"open_epoch":8}' "$commit" --json --seal "$tmp/j"
 want 0 '{"sealed":7,"open_epoch":8}'
 
+# … and only in one generation.
+serve 'accept
+expect seal generation=2
+reply {"sealed":7,"open_epoch":8}' "$commit" --seal --generation=2 "$tmp/j"
+want 0 "sealed 7"
+
 # A label may be any UTF-8 text of up to 255 bytes, but no control characters.
 label=$(printf 'ä%.0s' {1..127})
 serve "accept
@@ -108,8 +114,10 @@ for n in "" x -1 +1 1x " 1" 9223372036854775808 99999999999999999999; do
     want_usage "not a number"
 done
 for other in --epoch=1 --label=x --generation=1; do
-    run "$commit" --seal $other "$tmp/j"
-    want_usage "--seal"
+    if [ "$other" != --generation=1 ]; then
+        run "$commit" --seal $other "$tmp/j"
+        want_usage "--seal"
+    fi
     run "$commit" --stdin $other "$tmp/j"
     want_usage "--stdin"
 done

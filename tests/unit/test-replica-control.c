@@ -98,7 +98,9 @@ START_TEST (usage)
   static const struct { const char *line, *words; } bad[] = {
     { "", "empty request" }, { "   \t ", "empty request" },
     { "frobnicate", "unknown verb" }, { "Seal", "unknown verb" },
-    { "seal now", "takes no argument" }, { "status x", "takes no argument" },
+    { "seal now", "takes generation=G" }, { "status x", "takes no argument" },
+    { "seal generation=0", "number from 1" }, { "seal generation=x", "number from 1" },
+    { "seal generation=1 generation=1", "nothing else" }, { "seal epoch=1", "takes generation=G" },
     { "list 7", "takes no argument" }, { "shutdown -f", "takes no argument" },
     { "commit epoch=", "takes a number" }, { "commit epoch=-1", "takes a number" },
     { "commit epoch=18446744073709551616", "takes a number" },

@@ -360,7 +360,7 @@ START_TEST (test_join_and_leave)
       if (host_below (2)) {
         uint64_t sealed;
 
-        ck_assert_int_eq (replica_seal (r, &sealed, NULL), 0);
+        ck_assert_int_eq (replica_seal (r, 0, &sealed, NULL), 0);
       }
       commit (k);
       k++;

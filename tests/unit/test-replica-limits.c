@@ -370,7 +370,7 @@ START_TEST (stopping)
   ck_assert_int_eq (errno, ESHUTDOWN);
   ck_assert_int_eq (replica_resync (r, false, &err), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
-  ck_assert_int_eq (replica_seal (r, &sealed, &err), -1);
+  ck_assert_int_eq (replica_seal (r, 0, &sealed, &err), -1);
   ck_assert_int_eq (errno, ESHUTDOWN);
   {
     SCOPED_LOCK (&r->lock);
@@ -395,10 +395,10 @@ START_TEST (many_sealed)
   for (unsigned i = 0; i < 9; i++) {
     block[0] = i;
     EXPECT (replica_pwrite (r, &x, block, 512, i * 512, 0) == 0);
-    EXPECT (replica_seal (r, &sealed, NULL) == 0);
+    EXPECT (replica_seal (r, 0, &sealed, NULL) == 0);
     if (i == 0)
       first = sealed;
-    EXPECT (replica_seal (r, &sealed, NULL) == 0);      /* an empty one, too */
+    EXPECT (replica_seal (r, 0, &sealed, NULL) == 0);      /* an empty one, too */
   }
   replica_close (r);
   start ();
@@ -488,7 +488,7 @@ START_TEST (socket_limits)
   EXPECT (control_run (c) == 0);
   dial (dir, "cannot start a thread");  /* and for a client */
   threads_left = UINT32_MAX;
-  dial (dir, "takes no argument");
+  dial (dir, "takes generation=G");
   control_close (c);
   replica_close (r);
   snprintf (path, sizeof path, "%s/control", dir);

@@ -152,7 +152,7 @@ seal (void)
 {
   uint64_t begin = next_ticket (), sealed;
 
-  if (replica_seal (r, &sealed, NULL) == -1)
+  if (replica_seal (r, 0, &sealed, NULL) == -1)
     ck_abort_msg ("seal: %m");
   ck_assert_uint_lt (sealed, EPOCHS);
   epochs[sealed].begin = begin;

@@ -156,6 +156,7 @@ struct fault {
   uint64_t step;                /* in this step */
   bool past;                    /* the server that met it is gone */
   enum journal_replica_state state;     /* when it was hit; 0: no server was up */
+  uint64_t moves;               /* … and its moves */
   bool over;                    /* nothing fails any more */
   unsigned checked;             /* steps since */
   const char *shown;            /* an image's path, which status is to name */
