@@ -30,6 +30,13 @@ ask (struct client *c, const char *request, struct mcerror *err)
   return json_incref (answer.object);
 }
 
+/* ASK failed. */
+static int
+fail (const struct client *c, const struct mcerror *err)
+{
+  return client_is_lost (c) ? -1 : tool_fail (err);
+}
+
 static bool
 has_drained (const json_t *object)
 {
@@ -81,19 +88,18 @@ wait_drained (struct client *c, const struct options *o, uint64_t *written)
 }
 
 static int
-promote (struct client *c, const struct options *o)
+promote (struct client *c, const struct options *o, struct mcerror *err)
 {
   CLEANUP_FREE char *request = NULL;
   uint64_t start = host_monotonic_ns ();
-  struct mcerror err;
   json_t *result;
 
   if (asprintf (&request, "promote%s%s", o->to ? " to=" : "",
                 o->to ? o->to : "") == -1)
     return tool_error (MCEXIT_USAGE, "%m");
-  result = ask (c, request, &err);
+  result = ask (c, request, err);
   if (result == NULL)
-    return tool_fail (&err);
+    return fail (c, err);
 
   if (o->wait && !has_drained (result)) {
     uint64_t written = 0;
@@ -211,25 +217,23 @@ dry_run_from (const json_t *status, const json_t *list,
 }
 
 static int
-dry_run (struct client *c, const struct options *o)
+dry_run (struct client *c, const struct options *o, struct mcerror *err)
 {
   json_t *status, *list = NULL;
-  struct mcerror err;
   int r;
 
-  status = ask (c, "status", &err);
+  status = ask (c, "status", err);
   if (status)
-    list = ask (c, "list", &err);
-  r = list ? dry_run_from (status, list, o) : tool_fail (&err);
+    list = ask (c, "list", err);
+  r = list ? dry_run_from (status, list, o) : fail (c, err);
   json_decref (list);
   json_decref (status);
   return r;
 }
 
 int
-recover_online (struct client *c, const struct options *o)
+recover_online (struct client *c, const struct options *o, struct mcerror *err)
 {
-  struct mcerror err;
   json_t *list;
 
   if (o->ndisks > 0)
@@ -239,12 +243,12 @@ recover_online (struct client *c, const struct options *o)
 
   switch (o->action) {
   case RECOVER:
-    return promote (c, o);
+    return promote (c, o, err);
   case DRY_RUN:
-    return dry_run (c, o);
+    return dry_run (c, o, err);
   case LIST:
-    list = ask (c, "list", &err);
-    return list ? recover_put_list (list, o) : tool_fail (&err);
+    list = ask (c, "list", err);
+    return list ? recover_put_list (list, o) : fail (c, err);
   case VERIFY:
     break;
   }

@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What comes at once after an end: nobody has to wait before the next command of a recipe."""
 
+import fcntl
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (DEADLINE, KiB, MiB, PARTIAL, PLUGIN, WRAPPER, Server, check, environment, equal, main,
-                      random_data, read_file, seeded, sparse_file, tool, tool_path)
+from libmcbuf import (DEADLINE, KiB, MiB, PARTIAL, PLUGIN, USAGE, WRAPPER, Server, check, environment, equal,
+                      main, poll, random_data, read_file, same, seeded, sparse_file, tool, tool_path)
 
 SIZE = 8 * MiB
 PARAMS = ("journal-size=32M", "buffer=8M", "baseline=trusted")
@@ -68,6 +71,127 @@ def test_shutdown_under_run(test):
                        check=False, env=environment(), timeout=DEADLINE)
     check("code %d" % PARTIAL in p.stdout and "nbdkit --run" in p.stdout, p.stdout)
     equal(write_image(image), "", "a VM on the image after nbdkit --run")
+
+
+def commit_one(server, rng):
+    """A checkpoint; what the disk is then."""
+    data = random_data(rng, 200 * KiB)
+    server.connect().pwrite(data, 4096)
+    server.commit()
+    return bytes(4096) + data + bytes(SIZE - 4096 - len(data))
+
+
+def test_sigkill_then_server(test):
+    """kill -9; nbdkit mcbuf: the next server waits for the dying one, whose memory goes first."""
+    rng = seeded("test_sigkill_then_server")
+    server = Server(test, sparse_file(test.path("disk.img"), SIZE), "buffer=48M", *PARAMS[::2])
+    for _ in range(10):
+        commit_one(server, rng)
+        old, server.process = server.process, None
+        old.kill()                              # and not waited for
+        server.start()
+        equal(server.status()["state"], "protected", "state")
+        old.wait()
+    server.stop()
+
+
+def test_sigkill_then_recover(test):
+    """kill -9; mcbuf-recover: so does recovery, and a listener that dies is not taken for a server."""
+    rng = seeded("test_sigkill_then_recover")
+    for i in range(10):
+        image = sparse_file(test.path("disk%d.img" % i), SIZE)
+        server = Server(test, image, "buffer=48M", *PARAMS[::2])
+        content = commit_one(server, rng)
+        server.process.kill()
+        equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], 1, "checkpoint")
+        same(read_file(image), content, "image")
+        server.process.wait()
+
+
+def has_open(pid, path):
+    """Has the process PID the file PATH open?  None when it has ended."""
+    try:
+        for name in os.listdir("/proc/%d/fd" % pid):
+            try:
+                if os.readlink("/proc/%d/fd/%s" % (pid, name)) == path:
+                    return True
+            except FileNotFoundError:
+                pass
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        pass
+    return False
+
+
+def recover_under_lock(test, server, path, start, release):
+    """Recovery begins while the byte START of PATH is locked; RELEASE: not for ever."""
+    with open(path, "r+b") as f:
+        fcntl.lockf(f, fcntl.LOCK_EX, 1, start)
+        p = subprocess.Popen(WRAPPER + [tool_path("mcbuf-recover"), "--json", server.journal], text=True,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env=environment())
+        test.processes.append(p)
+        poll("recovery to meet the lock", lambda: p.poll() is not None or has_open(p.pid, path))
+        if release:
+            fcntl.lockf(f, fcntl.LOCK_UN, 1, start)
+        out, err = p.communicate(timeout=DEADLINE)
+    return p.returncode, out, err
+
+
+def test_lock_comes_free(test):
+    """A lock of somebody who is about to go is waited for, the journal's and an image's; not for ever."""
+    rng = seeded("test_lock_comes_free")
+    image = sparse_file(test.path("disk.img"), SIZE)
+    server = Server(test, image, *PARAMS)
+    content = commit_one(server, rng)
+    server.kill()
+    lock = os.path.join(server.journal, "lock")
+    # 101: a program that writes; QEMU locks that byte of an image.
+    for path, start in ((lock, 0), (image, 101)):
+        code, out, err = recover_under_lock(test, server, path, start, False)
+        check(code == USAGE and out == "" and "in use by" in err, code, out, err)
+    for path, start in ((lock, 0), (image, 101)):
+        code, out, err = recover_under_lock(test, server, path, start, True)
+        check(code == 0 and err == "", code, out, err)
+    same(read_file(image), content, "image")
+
+
+def dying_listener(path, times):
+    """Who accepts TIMES connections, reads a request, and hangs up without an answer."""
+    if os.path.exists(path):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen()
+
+    def run():
+        for _ in range(times):
+            peer, _ = listener.accept()
+            peer.recv(4096)
+            peer.close()
+        listener.close()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_dying_listener(test):
+    """The connection is lost before the answer: asked again; when nobody listens any more, offline."""
+    rng = seeded("test_dying_listener")
+    image = sparse_file(test.path("disk.img"), SIZE)
+    server = Server(test, image, *PARAMS)
+    content = commit_one(server, rng)
+    server.kill()
+    control = os.path.join(server.journal, "control")
+    for options in (["--list"], ["--dry-run"], ["--json"]):
+        thread = dying_listener(control, 3)
+        tool("mcbuf-recover", *options, server.journal)
+        thread.join(DEADLINE)
+    same(read_file(image), content, "image")
+    # One that hangs up each time is not waited for without end.
+    dying_listener(control, 100000)
+    result = tool("mcbuf-recover", server.journal, code=USAGE)
+    check("closed the connection" in result.err, result)
 
 
 main(globals())
