@@ -43,15 +43,38 @@ has_drained (const json_t *object)
   return json_is_true (json_object_get (object, "drained"));
 }
 
+/* STATUS: is it still promoted, in GENERATION?  -1: yes; otherwise the exit code. */
+static int
+check_promoted (const json_t *status, const struct options *o, uint64_t generation)
+{
+  const char *state = render_text (status, "state"), *reason = render_text (status, "reason");
+  uint64_t now = generation;
+
+  (void) render_number (status, "generation", &now);
+  if (state == NULL || (strcmp (state, "promoted") == 0 && now == generation))
+    return -1;
+  progress_end ();
+  if (strcmp (state, "failed") == 0)
+    return tool_error (MCEXIT_DAMAGE, "%s: promoted, but the backing images cannot be completed: replica has "
+                       "failed: %s: stop the server (mcbuf-ctl %s shutdown), mcbuf-recover --verify %s shows "
+                       "what is damaged", o->journal, reason ? reason : "no reason given", o->journal,
+                       o->journal);
+  return tool_error (MCEXIT_REFUSED, "%s: replica is %s in generation %llu meanwhile: somebody gave up the "
+                     "promoted disk (resync overwrite): see mcbuf-status %s", o->journal, state,
+                     (unsigned long long) now, o->journal);
+}
+
 /* Until the backing images are complete.  Returns the exit code; *WRITTEN is
  * what there was to write out.
  */
 static int
-wait_drained (struct client *c, const struct options *o, uint64_t *written)
+wait_drained (struct client *c, const struct options *o, uint64_t generation,
+              uint64_t *written)
 {
   const struct timespec pause = { .tv_nsec = POLL_NS };
   uint64_t left;
   bool told = false;
+  int code;
 
   for (;;) {
     struct mcerror err;
@@ -64,10 +87,14 @@ wait_drained (struct client *c, const struct options *o, uint64_t *written)
                          "seen to end: %s: run mcbuf-recover %s again",
                          err.text, o->journal);
     }
-    if (has_drained (status)) {
-      json_decref (status);
+    code = check_promoted (status, o, generation);
+    if (code == -1 && has_drained (status)) {
       progress_end ();
-      return MCEXIT_DONE;
+      code = MCEXIT_DONE;
+    }
+    if (code != -1) {
+      json_decref (status);
+      return code;
     }
     error = render_text (status, "writeout.error");
     if (error && !told) {
@@ -102,8 +129,11 @@ promote (struct client *c, const struct options *o, struct mcerror *err)
     return fail (c, err);
 
   if (o->wait && !has_drained (result)) {
-    uint64_t written = 0;
-    int status = wait_drained (c, o, &written);
+    uint64_t written = 0, generation = 0;
+    int status;
+
+    (void) render_number (result, "generation", &generation);
+    status = wait_drained (c, o, generation, &written);
 
     if (status != MCEXIT_DONE) {
       json_decref (result);
