@@ -132,6 +132,7 @@ promote (struct client *c, const struct options *o, struct mcerror *err)
     uint64_t written = 0, generation = 0;
     int status;
 
+    (void) render_number (result, "written_bytes", &written);
     (void) render_number (result, "generation", &generation);
     status = wait_drained (c, o, generation, &written);
 
@@ -228,9 +229,8 @@ dry_run_from (const json_t *status, const json_t *list,
     if (checkpoints[i].id > chosen.id)
       later += checkpoints[i].bytes;
   (void) render_number (status, "generation", &generation);
-  (void) render_number (status, "sealed_epochs", &epochs);
-  if (render_number (status, "speculation.bytes", &discarded) && discarded > 0)
-    epochs++;                   /* the open one */
+  (void) render_number (status, "speculation.bytes", &discarded);
+  (void) render_number (status, "speculation.epochs", &epochs);
   (void) render_number (status, "writeout.bytes", &write_out);
 
   return recover_put_result (

@@ -3,6 +3,7 @@
 """What comes at once after an end: nobody has to wait before the next command of a recipe."""
 
 import fcntl
+import glob
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (DEADLINE, KiB, MiB, PARTIAL, PLUGIN, USAGE, WRAPPER, Server, check, environment, equal,
+from libmcbuf import (DEADLINE, KiB, MiB, PARTIAL, PLUGIN, USAGE, WRAPPER, Faults, Server, check, environment, equal,
                       main, poll, random_data, read_file, same, seeded, sparse_file, tool, tool_path)
 
 SIZE = 8 * MiB
@@ -192,6 +193,49 @@ def test_dying_listener(test):
     dying_listener(control, 100000)
     result = tool("mcbuf-recover", server.journal, code=USAGE)
     check("closed the connection" in result.err, result)
+
+
+KEYS = ("checkpoint", "label", "discarded_bytes", "discarded_epochs", "written_bytes", "generation", "state")
+
+
+def test_dry_run_tells(test):
+    """What --dry-run says is what the recovery then says: online, and offline after SIGKILL and a clean stop."""
+    rng = seeded("test_dry_run_tells")
+    for way in ("kill", "stop", "online", "nothing"):
+        faults = Faults(test)
+        image = sparse_file(test.path(way + ".img"), SIZE)
+        server = Server(test, image, *PARAMS, env=faults.env, preload=faults.preload)
+        faults.fail("pwrite", way + ".img")     # so that there is a backlog
+        h = server.connect()
+        for i in range(2):
+            h.pwrite(random_data(rng, 20480), 512 + i * MiB)
+            server.commit()
+        size, epochs = 0, 0
+        for length in (5120, 0, 512, 8192) if way != "nothing" else ():
+            if length:
+                h.pwrite(random_data(rng, length), 1024)
+                h.pwrite(random_data(rng, length), 1024)
+                size += 2 * length
+                epochs += 1
+            if length != 8192:
+                server.seal()                   # one of them without a write
+        if way == "stop":
+            h.shutdown()
+            server.stop()
+        elif way != "online":
+            server.kill()
+        files = (image, os.path.join(server.journal, "journal"), os.path.join(server.journal, "acked"),
+                 *glob.glob("/dev/shm/mcbuf-%s*" % server.replica))
+        before = [read_file(f) for f in files]
+        dry = tool("mcbuf-recover", "--dry-run", "--json", server.journal).json
+        if not server.is_running():
+            equal([read_file(f) for f in files], before, way, "after the dry run")
+        real = tool("mcbuf-recover", "--json", server.journal).json
+        equal([dry[k] for k in KEYS], [real[k] for k in KEYS], way, "dry run and recovery")
+        equal((real["discarded_bytes"], real["discarded_epochs"]), (size, epochs), way, "discarded")
+        equal(real["written_bytes"], 2 * 20480, way, "written")
+        if server.is_running():
+            server.kill()
 
 
 main(globals())

@@ -110,7 +110,7 @@ dry ()
 {
     serve "accept
 expect status
-reply {\"state\":\"$1\",\"generation\":1,\"open_epoch\":9,\"sealed_epochs\":1,\"speculation\":{\"bytes\":512},\"writeout\":{\"bytes\":12288}}
+reply {\"state\":\"$1\",\"generation\":1,\"open_epoch\":9,\"sealed_epochs\":3,\"speculation\":{\"bytes\":512,\"epochs\":2},\"writeout\":{\"bytes\":12288}}
 expect list
 reply $2
 eof" "$recover" --dry-run --json "${@:3}" "$j"
