@@ -85,7 +85,7 @@ def commit_one(server, rng):
 def test_sigkill_then_server(test):
     """kill -9; nbdkit mcbuf: the next server waits for the dying one, whose memory goes first."""
     rng = seeded("test_sigkill_then_server")
-    server = Server(test, sparse_file(test.path("disk.img"), SIZE), "buffer=48M", *PARAMS[::2])
+    server = Server(test, sparse_file(test.path("disk.img"), SIZE), "buffer=24M", *PARAMS[::2])
     for _ in range(10):
         commit_one(server, rng)
         old, server.process = server.process, None
@@ -101,7 +101,7 @@ def test_sigkill_then_recover(test):
     rng = seeded("test_sigkill_then_recover")
     for i in range(10):
         image = sparse_file(test.path("disk%d.img" % i), SIZE)
-        server = Server(test, image, "buffer=48M", *PARAMS[::2])
+        server = Server(test, image, "buffer=24M", *PARAMS[::2])
         content = commit_one(server, rng)
         server.process.kill()
         equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], 1, "checkpoint")
