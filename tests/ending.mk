@@ -6,4 +6,4 @@ ending_tests = \
 	nbd/test-mcbuf-ending.py \
 	$(NULL)
 TESTS += $(ending_tests)
-EXTRA_DIST += $(ending_tests)
+EXTRA_DIST += $(ending_tests) test-installed.sh

@@ -35,6 +35,23 @@ valgrind_tests = \
 	$(NULL)
 VALGRIND_COMMAND = $(VALGRIND) -q --error-exitcode=119 --fair-sched=yes
 
+# The memory of what is done most, in a minute or so: for continuous integration.
+valgrind_quick_units = \
+	test-common \
+	unit/test-journal-basic \
+	test-map \
+	test-overlay \
+	unit/test-speculation \
+	test-zeroset \
+	$(NULL)
+.PHONY: check-valgrind-quick
+check-valgrind-quick:
+	test "$(VALGRIND)" != no
+	CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 $(MAKE) $(AM_MAKEFLAGS) check \
+	    TESTS="$(valgrind_quick_units)" LOG_COMPILER="$(VALGRIND_COMMAND)"
+	MCBUF_WRAPPER="$(VALGRIND_COMMAND)" $(MAKE) $(AM_MAKEFLAGS) check \
+	    TESTS="nbd/test-mcbuf-commit-cycle.py"
+
 check-valgrind:
 	test "$(VALGRIND)" != no
 	CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 $(MAKE) $(AM_MAKEFLAGS) check-units \

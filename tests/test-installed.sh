@@ -5,7 +5,7 @@
 # installed plugin and tools alone.  Not part of make check: it would make install while others test.
 set -euo pipefail
 
-build=$1
+build=$(cd "$1" && pwd)
 tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/mcbuf-installed.XXXXXX")
 server=
 # shellcheck disable=SC2317   # called by the trap
@@ -39,9 +39,8 @@ head -c 1M /dev/urandom >want
 truncate -s 16M want disk.img
 nbdkit -U sock -P pid "$plugin" disk.img journal-size=32M buffer=8M
 server=$(cat pid)
-# A first copy is zeroes where the disk is, so nbdcopy need not write them.
 nbdcopy want nbd+unix:///?socket=sock
-"$bin/mcbuf-commit" --label=installed disk.img.mcbuf
+"$bin/mcbuf-commit" --json --label=installed disk.img.mcbuf
 "$bin/mcbuf-status" disk.img.mcbuf >out
 grep -q 'installed' out || fail "status: $(cat out)"
 qemu-io -f raw -c "write -q -P 7 0 64k" nbd+unix:///?socket=sock
