@@ -38,7 +38,6 @@ VALGRIND_COMMAND = $(VALGRIND) -q --error-exitcode=119 --fair-sched=yes
 # The memory of what is done most, in a minute or so: for continuous integration.
 valgrind_quick_units = \
 	test-common \
-	unit/test-journal-basic \
 	test-map \
 	test-overlay \
 	unit/test-speculation \

@@ -195,6 +195,30 @@ def test_dying_listener(test):
     check("closed the connection" in result.err, result)
 
 
+def test_recovery_by_root(test):
+    """Root recovers another user's replica: the files of the journal's directory stay that user's."""
+    if os.geteuid() != 0:
+        print("not root: nothing to see")
+        return
+    rng = seeded("test_recovery_by_root")
+    image = sparse_file(test.path("disk.img"), SIZE)
+    server = Server(test, image, *PARAMS)
+    content = commit_one(server, rng)
+    server.connect().pwrite(b"x" * 4096, 0)
+    server.kill()
+    os.unlink(os.path.join(server.journal, "lock"))
+    names = [server.journal] + [os.path.join(server.journal, n) for n in os.listdir(server.journal)]
+    for name in names:
+        os.chown(name, 65534, 65534, follow_symlinks=False)
+    tool("mcbuf-recover", server.journal)
+    same(read_file(image), content, "image")
+    names = os.listdir(server.journal)
+    check("divergence" in names and "lock" in names, names)
+    for name in names:
+        st = os.lstat(os.path.join(server.journal, name))
+        equal((st.st_uid, st.st_gid, st.st_mode & 0o077), (65534, 65534, 0), "owner and mode of", name)
+
+
 KEYS = ("checkpoint", "label", "discarded_bytes", "discarded_epochs", "written_bytes", "generation", "state")
 
 
