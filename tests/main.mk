@@ -35,22 +35,7 @@ valgrind_tests = \
 	$(NULL)
 VALGRIND_COMMAND = $(VALGRIND) -q --error-exitcode=119 --fair-sched=yes
 
-# The memory of what is done most, in a minute or so: for continuous integration.
-valgrind_quick_units = \
-	test-common \
-	test-map \
-	test-overlay \
-	unit/test-speculation \
-	test-zeroset \
-	$(NULL)
-.PHONY: check-valgrind-quick
-check-valgrind-quick:
-	test "$(VALGRIND)" != no
-	CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 $(MAKE) $(AM_MAKEFLAGS) check \
-	    TESTS="$(valgrind_quick_units)" LOG_COMPILER="$(VALGRIND_COMMAND)"
-	MCBUF_WRAPPER="$(VALGRIND_COMMAND)" $(MAKE) $(AM_MAKEFLAGS) check \
-	    TESTS="nbd/test-mcbuf-commit-cycle.py"
-
+# Not in continuous integration: even one unit takes minutes there, and AddressSanitizer has the same tests.
 check-valgrind:
 	test "$(VALGRIND)" != no
 	CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 $(MAKE) $(AM_MAKEFLAGS) check-units \
