@@ -122,6 +122,7 @@ static void
 count (struct speculation *s, uint64_t sectors)
 {
   if (sectors > 0) {
+    s->stat.epochs += s->newest->extents == 0;
     s->newest->bytes += sectors * MAP_SECTOR;
     s->newest->extents++;
     s->stat.bytes += sectors * MAP_SECTOR;
@@ -287,6 +288,7 @@ speculation_take (struct speculation *s, uint64_t number)
   for (const struct epoch *e = taken; e; e = e->older) {
     s->stat.bytes -= e->bytes;
     s->stat.extents -= e->extents;
+    s->stat.epochs -= e->extents > 0;
     s->stat.sealed--;
   }
   return taken;
@@ -303,7 +305,7 @@ speculation_take_all (struct speculation *s, uint64_t number)
   next->number = number;
   next->older = NULL;
   s->newest = next;
-  s->stat = (struct speculation_stat) { 0, 0, 0 };
+  s->stat = (struct speculation_stat) { 0, 0, 0, 0 };
   return taken;
 }
 

@@ -84,7 +84,8 @@ extern struct epoch *speculation_take (struct speculation *s, uint64_t number);
 extern struct epoch *speculation_take_all (struct speculation *s,
                                            uint64_t number);
 
-struct speculation_stat { uint64_t bytes, extents, sealed; };
+/* EPOCHS: those with writes, the open one among them; SEALED: with or without. */
+struct speculation_stat { uint64_t bytes, extents, sealed, epochs; };
 extern void speculation_get_stat (const struct speculation *s,
                                   struct speculation_stat *stat);
 

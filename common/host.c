@@ -14,6 +14,8 @@
 #include "common/host.h"
 
 #define NS_PER_S UINT64_C (1000000000)
+#define BUSY_NS (2 * NS_PER_S)
+#define BUSY_POLL_NS (10 * 1000 * 1000)
 
 static int
 hex_digit (char c)
@@ -101,6 +103,20 @@ uint64_t
 host_monotonic_ns (void)
 {
   return clock_ns (CLOCK_MONOTONIC);
+}
+
+bool
+host_wait_busy (uint64_t *since)
+{
+  const struct timespec pause = { .tv_nsec = BUSY_POLL_NS };
+  uint64_t now = host_monotonic_ns ();
+
+  if (*since == 0)
+    *since = now;
+  if (now - *since >= BUSY_NS)
+    return false;
+  (void) nanosleep (&pause, NULL);      /* cut short, it is tried sooner */
+  return true;
 }
 
 void

@@ -5,6 +5,7 @@
 #ifndef MCBUF_COMMON_HOST_H
 #define MCBUF_COMMON_HOST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define HOST_ID_LEN 16
@@ -25,6 +26,12 @@ extern void host_id_text (const uint8_t id[HOST_ID_LEN],
 /* Wall clock in nanoseconds since 1970, and a clock that never steps. */
 extern uint64_t host_time_ns (void);
 extern uint64_t host_monotonic_ns (void);
+
+/* Another process has what is wanted, a lock for example.  It may be one that got SIGKILL: it keeps its files
+ * until its memory is unmapped, which takes a while.  True, after a pause: try again.  False: that was
+ * done for two seconds, it is no dying one.  *SINCE is 0 before the first call.
+ */
+extern bool host_wait_busy (uint64_t *since);
 
 /* NS (since 1970) as RFC 3339 in UTC with milliseconds, "2026-01-31T23:59:59.123Z". */
 #define HOST_TIME_STRLEN 32

@@ -321,6 +321,9 @@ extern void space_trust_locked (struct journal *j);
 
 /* TRY_FOUND: look for a region to take over. */
 extern int staging_open (struct journal *j, uint64_t size, bool *found);
+
+/* The region of a server that died, as this process' own copy.  1, 0 when there is none, -1 errno. */
+extern int staging_look (struct journal *j);
 extern void staging_reset (struct journal *j);
 extern void staging_close (struct journal *j, bool unlink);
 /* A buffer of one's own.  May release the lock and wait.  -1: EIO. */

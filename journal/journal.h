@@ -268,6 +268,11 @@ extern int journal_replay_uncommitted (struct journal *j, journal_extent_fn fn,
                                        void *opaque, uint64_t *open_epoch,
                                        struct journal_damage *damage);
 
+/* After journal_look: what journal_start would find in the shared memory of a server that died is found by
+ * journal_replay_uncommitted.  Nothing is changed, there neither.  -1 with errno.
+ */
+extern int journal_look_uncommitted (struct journal *j);
+
 /* Read and check every byte of table and data that commits in (FROM, UPTO] need.
  * PROGRESS (may be NULL) gets bytes done and to do.  -1 with EBADMSG and
  * *DAMAGE at the first that does not verify, oldest checkpoint first.

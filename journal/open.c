@@ -31,6 +31,8 @@ lock_take (struct journal *j, struct mcerror *err)
 {
   CLEANUP_FREE char *path = path_join (j->dir, "lock");
   char owner[32] = "", who[48] = "another process";
+  uint64_t since = 0;
+  bool taken;
   long pid;
 
   if (path == NULL ||
@@ -40,13 +42,15 @@ lock_take (struct journal *j, struct mcerror *err)
       return 0;                 /* whoever serves it has made one */
     return mcerror_set (err, MCEXIT_USAGE, "cannot open %s/lock: %m", j->dir);
   }
-  if (io_lock (j->lock_file, j->look ? IO_LOCK_SHARED : IO_LOCK_EXCLUSIVE, 0,
-               0) == 0) {
+  do
+    taken = io_lock (j->lock_file, j->look ? IO_LOCK_SHARED : IO_LOCK_EXCLUSIVE, 0, 0) == 0;
+  while (!taken && (errno == EAGAIN || errno == EACCES) && host_wait_busy (&since));
+  if (taken) {
     if (!j->look)
       lock_sign (j);
     return 0;
   }
-  if (errno != EAGAIN && errno != EACCES)
+  if (since == 0)
     return mcerror_set (err, MCEXIT_USAGE, "cannot lock %s/lock: %m", j->dir);
   if (io_pread_some (j->lock_file, owner, sizeof owner - 1, 0) < 0)
     owner[0] = '\0';

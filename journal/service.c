@@ -109,6 +109,27 @@ journal_start (struct journal *j, uint64_t buffer, bool shared,
   return -1;
 }
 
+int
+journal_look_uncommitted (struct journal *j)
+{
+  enum journal_took took = JOURNAL_TOOK_NOTHING;
+  int r;
+
+  assert (j->look && !j->started && !j->shared);
+  r = staging_look (j);
+  if (r == 1 && takeover (j, &took) == -1)
+    r = -1;
+  /* What a clean stop saved is read from the record. */
+  if (r == -1 || (r == 1 && took != JOURNAL_TOOK_SHARED)) {
+    int saved = errno;
+
+    staging_close (j, false);
+    j->region = NULL;
+    errno = saved;
+  }
+  return r == -1 ? -1 : 0;
+}
+
 /* Tell the threads to end. */
 static void
 threads_stop (struct journal *j)

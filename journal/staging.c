@@ -174,9 +174,13 @@ static int
 region_lock (int fd)
 {
   struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+  uint64_t since = 0;
 
-  if (fcntl (fd, F_OFD_SETLK, &l) == 0)
-    return 0;
+  /* Who is dying lets go of the journal's lock first. */
+  do
+    if (fcntl (fd, F_OFD_SETLK, &l) == 0)
+      return 0;
+  while ((errno == EAGAIN || errno == EACCES) && host_wait_busy (&since));
   if (errno == EAGAIN || errno == EACCES)
     errno = EBUSY;
   return -1;
@@ -290,6 +294,42 @@ region_make (struct journal *j, int fd, uint64_t *n)
   }
   errno = j->short_error;
   return -1;
+}
+
+int
+staging_look (struct journal *j)
+{
+  CLEANUP_CLOSE int fd = -1;
+  struct flock l = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+  struct stat st;
+  char name[64];
+  void *p;
+
+  region_name (j, name);
+  fd = shm_open (name, O_RDONLY | O_CLOEXEC, 0);
+  if (fd == -1)
+    return errno == ENOENT ? 0 : -1;
+  /* Neither is there anything to take over from somebody who lives in it. */
+  if (fcntl (fd, F_OFD_SETLK, &l) == -1 || fstat (fd, &st) == -1)
+    return -1;
+  if (st.st_uid != geteuid () ||
+      (size_t) st.st_size < JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
+    return 0;
+  p = mmap (NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+  if (p == MAP_FAILED)
+    return -1;
+  j->region = p;
+  j->region_size = st.st_size;
+  if (!region_is_good (j, st.st_size)) {
+    munmap (p, st.st_size);
+    j->region = NULL;
+    return 0;
+  }
+  if (region_buffers (j, j->region->nbuffers) == -1)
+    return -1;
+  j->region_fd = fd;            /* has the lock */
+  fd = -1;
+  return 1;
 }
 
 /* A fresh region for SIZE bytes of buffers; *FOUND: instead of that, the one

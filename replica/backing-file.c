@@ -21,6 +21,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/host.h"
 #include "replica/backing-impl.h"
 
 #define QEMU_USES 100
@@ -28,6 +29,7 @@
 #define PERM_CONSISTENT_READ 0
 #define PERM_WRITE 1
 #define PERM_RESIZE 3
+#define PERM_BYTES 5            /* QEMU has as many */
 
 #define ZEROES (1u << 20)
 
@@ -40,12 +42,16 @@ struct image {
   void *zeroes;
 };
 
+/* Once.  -1 with errno, EAGAIN when another process is in the way; then no lock is kept, so that two who
+ * wait do not wait for each other.
+ */
 static int
-take_locks (struct image *f, struct mcerror *err)
+try_locks (struct image *f)
 {
   static const unsigned uses[] = { PERM_CONSISTENT_READ, PERM_WRITE, PERM_RESIZE };
   static const unsigned forbids[] = { PERM_WRITE, PERM_RESIZE };
   bool busy = false;
+  int saved;
 
   for (unsigned i = 0; i < sizeof uses / sizeof uses[0] && !busy; i++)
     busy = io_lock (f->file, IO_LOCK_SHARED, QEMU_USES + uses[i], 1) == -1;
@@ -59,8 +65,25 @@ take_locks (struct image *f, struct mcerror *err)
                          QEMU_USES + forbids[i], 1) == -1;
   if (!busy)
     return 0;
+  saved = errno == EACCES ? EAGAIN : errno;
+  (void) io_lock (f->file, IO_UNLOCK, QEMU_USES, PERM_BYTES);
+  (void) io_lock (f->file, IO_UNLOCK, QEMU_FORBIDS, PERM_BYTES);
+  errno = saved;
+  return -1;
+}
 
-  if (errno == EAGAIN || errno == EACCES) {
+static int
+take_locks (struct image *f, struct mcerror *err)
+{
+  uint64_t since = 0;
+  int r;
+
+  do
+    r = try_locks (f);
+  while (r == -1 && errno == EAGAIN && host_wait_busy (&since));
+  if (r == 0)
+    return 0;
+  if (since != 0) {
     errno = EBUSY;
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: the image is in use by another process (a QEMU, or another mcbuf): "

@@ -181,7 +181,7 @@ verb_promote (struct replica *r, char *args, struct answer *a)
                          json_text (p.checkpoint.label) : json_null (),
                        "discarded_bytes", (json_int_t) p.discarded_bytes,
                        "discarded_epochs", (json_int_t) p.discarded_epochs,
-                       "written_bytes", (json_int_t) 0,
+                       "written_bytes", (json_int_t) p.backlog,
                        "generation", (json_int_t) p.generation,
                        "state", replica_state_word (JOURNAL_PROMOTED),
                        "seconds", p.latency_ns / 1e9,

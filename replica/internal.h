@@ -498,6 +498,7 @@ struct promote_answer {
   struct journal_checkpoint checkpoint;
   uint64_t discarded_epochs, discarded_bytes, generation;
   uint64_t latency_ns;
+  uint64_t backlog;             /* bytes to be written out, overwritten ones counted each time */
   bool drained;
   bool already;                 /* somebody else had promoted before */
 };

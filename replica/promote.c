@@ -51,6 +51,13 @@ answer_locked (struct replica *r, struct promote_answer *answer)
   answer->discarded_epochs = r->discarded_epochs;
   answer->discarded_bytes = r->discarded_bytes;
   answer->generation = r->generation;
+  answer->backlog = 0;
+  if (!r->drained) {
+    struct writeout_stat stat;
+
+    writeout_get_stat (r->wo, &stat);
+    answer->backlog = stat.bytes;
+  }
   answer->drained = r->drained;
   answer->already = false;
 }
@@ -345,7 +352,7 @@ promote_turn (struct replica *r, const char *to, bool scratch,
     move_begin_locked (r);
     speculation_get_stat (r->spec, &stat);
     change.open = speculation_open_number (r->spec) + 1;
-    change.epochs = stat.sealed + (speculation_newest (r->spec)->extents > 0);
+    change.epochs = stat.epochs;
     change.bytes = stat.bytes;
   }
   result = promote_record (r, &change, answer, err);

@@ -387,3 +387,37 @@ recover_check_data (struct recovery *rec)
   return mcerror_set (rec->err, MCEXIT_USAGE, "%s/journal: cannot read: %m",
                       rec->params->dir);
 }
+
+/* --- what there is to discard --------------------------------------------------------- */
+
+static int
+count_discarded (void *opaque, uint64_t epoch,
+                 const struct journal_extent *ext)
+{
+  struct recover_tally *t = opaque;
+
+  if (epoch != t->last) {
+    t->epochs++;
+    t->last = epoch;
+  }
+  t->bytes += (uint64_t) ext->nsectors * JOURNAL_SECTOR;
+  if (t->ranges && map_zero (t->ranges->map, ext->disk, ext->sector,
+                             ext->nsectors, false) == -1) {
+    epoch_free (t->ranges);
+    t->ranges = NULL;
+  }
+  return 0;
+}
+
+int
+recover_count_discarded (struct recovery *rec, struct recover_tally *t)
+{
+  struct journal_damage damage;
+  uint64_t open;
+
+  if (journal_replay_uncommitted (rec->j, count_discarded, t, &open, &damage) == 0)
+    return 0;
+  epoch_free (t->ranges);
+  *t = (struct recover_tally) { .bytes = 0 };
+  return -1;
+}

@@ -75,6 +75,14 @@ recover_upto (const struct recovery *rec)
   return rec->state.state == JOURNAL_PROMOTED ? UINT64_MAX : rec->chosen.id;
 }
 
+/* What is not committed, and goes: how much, and where. */
+struct recover_tally {
+  uint64_t bytes, epochs, last;
+  struct epoch *ranges;         /* NULL: not wanted (any more) */
+};
+/* -1: it cannot be read, and nothing is counted. */
+extern int recover_count_discarded (struct recovery *rec, struct recover_tally *tally);
+
 extern void recover_fill_result (struct recovery *rec,
                                  struct recover_result *result);
 extern void recover_tell (struct recovery *rec, bool now);

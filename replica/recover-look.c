@@ -46,8 +46,14 @@ recover_dry_run (const struct recover_params *params,
   if (r == 0) {
     recover_fill_result (&rec, result);
     if (rec.state.state != JOURNAL_PROMOTED) {
+      struct recover_tally t = { .bytes = 0 };
+
+      /* What cannot be read is not counted when it is done either. */
+      if (journal_look_uncommitted (rec.j) == 0)
+        (void) recover_count_discarded (&rec, &t);
       result->generation++;
-      result->discarded_bytes = result->discarded_epochs = 0;
+      result->discarded_bytes = t.bytes;
+      result->discarded_epochs = t.epochs;
     }
     result->state = replica_state_word (JOURNAL_PROMOTED);
     result->written_bytes = rec.total;

@@ -91,35 +91,11 @@ journal_error (struct recovery *rec, enum mcexit code)
                       ": recovery has begun; mend the cause and run it again" : "");
 }
 
-struct tally {
-  uint64_t bytes, epochs, last;
-  struct epoch *ranges;         /* NULL: not wanted (any more) */
-};
-
-static int
-count_discarded (void *opaque, uint64_t epoch,
-                 const struct journal_extent *ext)
-{
-  struct tally *t = opaque;
-
-  if (epoch != t->last) {
-    t->epochs++;
-    t->last = epoch;
-  }
-  t->bytes += (uint64_t) ext->nsectors * JOURNAL_SECTOR;
-  if (t->ranges && map_zero (t->ranges->map, ext->disk, ext->sector,
-                             ext->nsectors, false) == -1) {
-    epoch_free (t->ranges);
-    t->ranges = NULL;
-  }
-  return 0;
-}
-
 /* Ranges of what was discarded, with those of what was committed after the checkpoint: T has them then, or
  * NULL.
  */
 static void
-add_later (struct recovery *rec, struct tally *t)
+add_later (struct recovery *rec, struct recover_tally *t)
 {
   struct journal_damage damage;
   uint64_t newest = 0;
@@ -159,22 +135,16 @@ note_divergence (struct recovery *rec, struct epoch *ranges)
 static int
 promote (struct recovery *rec)
 {
-  struct tally t = { .bytes = 0 };
+  struct recover_tally t = { .bytes = 0 };
   struct change c = { .rec = rec };
-  uint64_t open;
-  struct journal_damage damage;
 
   if (rec->state.state == JOURNAL_PROTECTED && rec->whole)
     t.ranges = epoch_new ();
 
   /* How much goes is for the user to know, and no reason to fail. */
-  if (journal_replay_uncommitted (rec->j, count_discarded, &t, &open, &damage) == 0) {
+  if (recover_count_discarded (rec, &t) == 0) {
     c.epochs = t.epochs;
     c.bytes = t.bytes;
-  }
-  else {
-    epoch_free (t.ranges);
-    t.ranges = NULL;
   }
   add_later (rec, &t);
   if (journal_record (rec->j, JOURNAL_REC_PROMOTE, change_promote, &c) == -1) {

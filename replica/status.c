@@ -225,7 +225,7 @@ status_json (struct replica *r)
   host_id_text (config->id, id);
   json = json_pack (
     "{s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o, s:o,"
-    " s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:o, s:I, s:o, s:I, s:s, s:o, s:{s:f, s:f}}",
+    " s:{s:I, s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:o, s:I, s:o, s:I, s:s, s:o, s:{s:f, s:f}}",
     "replica", id,
     "state", replica_state_word (s->state),
     "reason", json_text (advice (s, &usage)),
@@ -237,6 +237,7 @@ status_json (struct replica *r)
     "disks", disks_json (r, s),
     "speculation", "bytes", (json_int_t) s->spec.bytes,
                    "extents", (json_int_t) s->spec.extents,
+                   "epochs", (json_int_t) s->spec.epochs,
     "writeout", "bytes", (json_int_t) s->wo.bytes,
                 "checkpoints", (json_int_t) s->wo.checkpoints,
                 "error", s->wo_error[0] ? json_text (s->wo_error) : json_null (),

@@ -35,6 +35,7 @@ valgrind_tests = \
 	$(NULL)
 VALGRIND_COMMAND = $(VALGRIND) -q --error-exitcode=119 --fair-sched=yes
 
+# Not in continuous integration: even one unit takes minutes there, and AddressSanitizer has the same tests.
 check-valgrind:
 	test "$(VALGRIND)" != no
 	CK_FORK=no CK_TIMEOUT_MULTIPLIER=20 $(MAKE) $(AM_MAKEFLAGS) check-units \

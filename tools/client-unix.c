@@ -201,6 +201,7 @@ send_request (int fd, const char *request, size_t len)
 static int
 lost (const struct unix_client *u, const char *why, struct mcerror *err)
 {
+  errno = ECONNRESET;
   return mcerror_set (err, MCEXIT_USAGE, "%s/%s: %s before the answer was "
                       "complete: whether the request was carried out is not "
                       "known; mcbuf-status %s tells",
@@ -215,6 +216,7 @@ unix_call (void *handle, const char *request, size_t len,
   size_t used = 0;
 
   *failed = false;
+  errno = 0;                    /* ECONNRESET means something */
   /* A line that nobody asked for would be taken for the answer to this
    * request.  (Before the first one it may be the reason for hanging up.)
    */

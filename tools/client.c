@@ -19,7 +19,7 @@ struct client {
   const char *target;           /* the caller's */
   void *handle;
   json_t *object;               /* of the last answer */
-  bool broken;
+  bool broken, lost;
 };
 
 bool
@@ -95,6 +95,12 @@ client_is_broken (const struct client *c)
   return c->broken;
 }
 
+bool
+client_is_lost (const struct client *c)
+{
+  return c->lost;
+}
+
 /* The refusal in OBJECT to ERR. */
 static int
 refusal (const json_t *object, const json_t *text, struct mcerror *err)
@@ -132,6 +138,7 @@ client_call (struct client *c, const char *request, size_t len,
                         "at most %u can be sent", len, CLIENT_REQUEST_MAX);
 
   if (c->ops->call (c->handle, request, len, &line, &failed, err) == -1) {
+    c->lost = errno == ECONNRESET;
     c->broken = true;
     return -1;
   }

@@ -52,6 +52,9 @@ extern int client_call (struct client *c, const char *request, size_t len,
 /* Of no more use: a call lost the connection. */
 extern bool client_is_broken (const struct client *c);
 
+/* … because the server hung up before it had answered: it ends, or is dying. */
+extern bool client_is_lost (const struct client *c);
+
 /* --- For the backends ----------------------------------------------------- */
 
 struct client_ops {
@@ -60,7 +63,7 @@ struct client_ops {
   void (*close) (void *handle);
   /* Send REQUEST, receive *LINE: owned by the handle until the next call, one
    * line, no newline.  *FAILED: the transport itself said that the request was refused.
-   * -1 with ERR when the connection is of no more use.
+   * -1 with ERR when the connection is of no more use; errno is ECONNRESET when the peer hung up.
    */
   int (*call) (void *handle, const char *request, size_t len,
                const char **line, bool *failed, struct mcerror *err);

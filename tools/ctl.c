@@ -8,6 +8,7 @@
 
 #include "common/cleanup.h"
 #include "tools/client.h"
+#include "tools/ending.h"
 #include "tools/render.h"
 #include "tools/secret.h"
 #include "tools/tool.h"
@@ -33,7 +34,7 @@ usage (void)
          "  divergence [disk=NAME] [from=OFFSET]\n"
          "                                    where the old primary's disk may differ\n"
          "  resync [overwrite]                take a new full copy\n"
-         "  shutdown                          stop the server (local only)\n"
+         "  shutdown                          stop the server, wait for its end (local)\n"
          "\n"
          "Options:\n"
          "\n"
@@ -109,16 +110,43 @@ render (const char *request, const json_t *object, const char *target)
     render_any (stdout, object);
 }
 
+/* Ask for REQUEST, see to what it begins, print the answer.  Returns the exit code. */
+static int
+carry_out (const char *target, const char *secret, const char *request, bool json)
+{
+  struct ending ending = { .lock = -1, .process = -1 };
+  int status = MCEXIT_DONE, r;
+  struct answer answer;
+  struct mcerror err;
+  struct client *c;
+
+  c = client_open (target, secret, &err);
+  if (c == NULL)
+    return tool_fail (&err);
+  if (is_verb (request, "shutdown") && !client_is_uri (target))
+    ending_watch (&ending, target);
+  r = client_call (c, request, strlen (request), &answer, &err);
+  if (r == 0)
+    r = ending_wait (&ending, &err);
+  if (json && answer.line)
+    (void) puts (answer.line);  /* tool_finish reports an error */
+  if (r == -1)
+    status = tool_fail (&err);
+  else if (!json)
+    render (request, answer.object, target);
+  ending_forget (&ending);
+  client_close (c);
+  return status;
+}
+
 int
 main (int argc, char *argv[])
 {
   CLEANUP_FREE char *request = NULL;
   const char *target, *secret = NULL;
-  struct answer answer;
   struct mcerror err;
-  struct client *c;
   bool json = false;
-  int opt, r, status = MCEXIT_DONE;
+  int opt;
 
   tool_init ("mcbuf-ctl");
   while ((opt = getopt_long (argc, argv, ":V", long_options, NULL)) != -1) {
@@ -149,16 +177,5 @@ main (int argc, char *argv[])
   request = make_request (argv + optind + 1, argc - optind - 1, &err);
   if (request == NULL)
     return tool_fail (&err);
-  c = client_open (target, secret, &err);
-  if (c == NULL)
-    return tool_fail (&err);
-  r = client_call (c, request, strlen (request), &answer, &err);
-  if (json && answer.line)
-    (void) puts (answer.line);  /* tool_finish reports an error */
-  if (r == -1)
-    status = tool_fail (&err);
-  else if (!json)
-    render (request, answer.object, target);
-  client_close (c);
-  return tool_finish (status);
+  return tool_finish (carry_out (target, secret, request, json));
 }

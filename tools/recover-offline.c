@@ -2,7 +2,10 @@
 /* mcbuf-recover without a server: replica/recover.h does it. */
 #include "config.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "tools/progress.h"
@@ -145,6 +148,32 @@ verify (const struct options *o, const struct recover_params *params)
   return status;
 }
 
+/* Root recovers another user's replica: what was made in the journal's directory is to be that user's, or his
+ * server cannot open it.  Only plain files of root that have no other name.
+ */
+static void
+give_back (const char *dir)
+{
+  static const char *const names[] = { "acked", "divergence", "lock" };
+  CLEANUP_CLOSE int dirfd = -1;
+  struct stat owner, st;
+
+  if (geteuid () != 0)
+    return;
+  dirfd = open (dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dirfd == -1 || fstat (dirfd, &owner) == -1 || owner.st_uid == 0)
+    return;
+  for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
+    CLEANUP_CLOSE int fd = openat (dirfd, names[i], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    if (fd == -1 || fstat (fd, &st) == -1 || !S_ISREG (st.st_mode) || st.st_uid != 0 || st.st_nlink != 1)
+      continue;
+    if (fchown (fd, owner.st_uid, owner.st_gid) == -1)
+      (void) tool_error (MCEXIT_USAGE, "%s/%s: cannot give it to the directory's owner: %m: use chown before "
+                         "that user starts a server", dir, names[i]);
+  }
+}
+
 int
 recover_offline (const struct options *o)
 {
@@ -161,6 +190,7 @@ recover_offline (const struct options *o)
     return list (o, &params);
   case RECOVER:
     r = recover_run (&params, &result, &err);
+    give_back (o->journal);
     break;
   case DRY_RUN:
     r = recover_dry_run (&params, &result, &err);

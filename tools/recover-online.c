@@ -30,21 +30,51 @@ ask (struct client *c, const char *request, struct mcerror *err)
   return json_incref (answer.object);
 }
 
+/* ASK failed. */
+static int
+fail (const struct client *c, const struct mcerror *err)
+{
+  return client_is_lost (c) ? -1 : tool_fail (err);
+}
+
 static bool
 has_drained (const json_t *object)
 {
   return json_is_true (json_object_get (object, "drained"));
 }
 
+/* STATUS: is it still promoted, in GENERATION?  -1: yes; otherwise the exit code. */
+static int
+check_promoted (const json_t *status, const struct options *o, uint64_t generation)
+{
+  const char *state = render_text (status, "state"), *reason = render_text (status, "reason");
+  uint64_t now = generation;
+
+  (void) render_number (status, "generation", &now);
+  if (state == NULL || (strcmp (state, "promoted") == 0 && now == generation))
+    return -1;
+  progress_end ();
+  if (strcmp (state, "failed") == 0)
+    return tool_error (MCEXIT_DAMAGE, "%s: promoted, but the backing images cannot be completed: replica has "
+                       "failed: %s: stop the server (mcbuf-ctl %s shutdown), mcbuf-recover --verify %s shows "
+                       "what is damaged", o->journal, reason ? reason : "no reason given", o->journal,
+                       o->journal);
+  return tool_error (MCEXIT_REFUSED, "%s: replica is %s in generation %llu meanwhile: somebody gave up the "
+                     "promoted disk (resync overwrite): see mcbuf-status %s", o->journal, state,
+                     (unsigned long long) now, o->journal);
+}
+
 /* Until the backing images are complete.  Returns the exit code; *WRITTEN is
  * what there was to write out.
  */
 static int
-wait_drained (struct client *c, const struct options *o, uint64_t *written)
+wait_drained (struct client *c, const struct options *o, uint64_t generation,
+              uint64_t *written)
 {
   const struct timespec pause = { .tv_nsec = POLL_NS };
   uint64_t left;
   bool told = false;
+  int code;
 
   for (;;) {
     struct mcerror err;
@@ -57,10 +87,14 @@ wait_drained (struct client *c, const struct options *o, uint64_t *written)
                          "seen to end: %s: run mcbuf-recover %s again",
                          err.text, o->journal);
     }
-    if (has_drained (status)) {
-      json_decref (status);
+    code = check_promoted (status, o, generation);
+    if (code == -1 && has_drained (status)) {
       progress_end ();
-      return MCEXIT_DONE;
+      code = MCEXIT_DONE;
+    }
+    if (code != -1) {
+      json_decref (status);
+      return code;
     }
     error = render_text (status, "writeout.error");
     if (error && !told) {
@@ -81,23 +115,26 @@ wait_drained (struct client *c, const struct options *o, uint64_t *written)
 }
 
 static int
-promote (struct client *c, const struct options *o)
+promote (struct client *c, const struct options *o, struct mcerror *err)
 {
   CLEANUP_FREE char *request = NULL;
   uint64_t start = host_monotonic_ns ();
-  struct mcerror err;
   json_t *result;
 
   if (asprintf (&request, "promote%s%s", o->to ? " to=" : "",
                 o->to ? o->to : "") == -1)
     return tool_error (MCEXIT_USAGE, "%m");
-  result = ask (c, request, &err);
+  result = ask (c, request, err);
   if (result == NULL)
-    return tool_fail (&err);
+    return fail (c, err);
 
   if (o->wait && !has_drained (result)) {
-    uint64_t written = 0;
-    int status = wait_drained (c, o, &written);
+    uint64_t written = 0, generation = 0;
+    int status;
+
+    (void) render_number (result, "written_bytes", &written);
+    (void) render_number (result, "generation", &generation);
+    status = wait_drained (c, o, generation, &written);
 
     if (status != MCEXIT_DONE) {
       json_decref (result);
@@ -192,9 +229,8 @@ dry_run_from (const json_t *status, const json_t *list,
     if (checkpoints[i].id > chosen.id)
       later += checkpoints[i].bytes;
   (void) render_number (status, "generation", &generation);
-  (void) render_number (status, "sealed_epochs", &epochs);
-  if (render_number (status, "speculation.bytes", &discarded) && discarded > 0)
-    epochs++;                   /* the open one */
+  (void) render_number (status, "speculation.bytes", &discarded);
+  (void) render_number (status, "speculation.epochs", &epochs);
   (void) render_number (status, "writeout.bytes", &write_out);
 
   return recover_put_result (
@@ -211,25 +247,23 @@ dry_run_from (const json_t *status, const json_t *list,
 }
 
 static int
-dry_run (struct client *c, const struct options *o)
+dry_run (struct client *c, const struct options *o, struct mcerror *err)
 {
   json_t *status, *list = NULL;
-  struct mcerror err;
   int r;
 
-  status = ask (c, "status", &err);
+  status = ask (c, "status", err);
   if (status)
-    list = ask (c, "list", &err);
-  r = list ? dry_run_from (status, list, o) : tool_fail (&err);
+    list = ask (c, "list", err);
+  r = list ? dry_run_from (status, list, o) : fail (c, err);
   json_decref (list);
   json_decref (status);
   return r;
 }
 
 int
-recover_online (struct client *c, const struct options *o)
+recover_online (struct client *c, const struct options *o, struct mcerror *err)
 {
-  struct mcerror err;
   json_t *list;
 
   if (o->ndisks > 0)
@@ -239,12 +273,12 @@ recover_online (struct client *c, const struct options *o)
 
   switch (o->action) {
   case RECOVER:
-    return promote (c, o);
+    return promote (c, o, err);
   case DRY_RUN:
-    return dry_run (c, o);
+    return dry_run (c, o, err);
   case LIST:
-    list = ask (c, "list", &err);
-    return list ? recover_put_list (list, o) : tool_fail (&err);
+    list = ask (c, "list", err);
+    return list ? recover_put_list (list, o) : fail (c, err);
   case VERIFY:
     break;
   }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/host.h"
 #include "common/uri.h"
 #include "tools/recover.h"
 #include "tools/render.h"
@@ -219,21 +220,27 @@ parse (int argc, char *argv[], struct options *o)
   return -1;
 }
 
+/* A server that got SIGKILL takes connections until it is gone, and then nobody does. */
 static int
 run (const struct options *o)
 {
   struct mcerror err;
-  struct client *c;
-  int status;
+  uint64_t since = 0;
 
-  c = client_open (o->journal, NULL, &err);
-  if (c == NULL && errno == ECONNREFUSED)
-    return recover_offline (o);
-  if (c == NULL)
-    return tool_fail (&err);
-  status = recover_online (c, o);
-  client_close (c);
-  return status;
+  do {
+    struct client *c = client_open (o->journal, NULL, &err);
+    int status;
+
+    if (c == NULL && errno == ECONNREFUSED)
+      return recover_offline (o);
+    if (c == NULL)
+      break;
+    status = recover_online (c, o, &err);
+    client_close (c);
+    if (status != -1)
+      return status;
+  } while (host_wait_busy (&since));
+  return tool_fail (&err);
 }
 
 int

@@ -21,8 +21,10 @@ struct options {
   const char *journal;
 };
 
-/* Do what OPTIONS ask; messages and results are printed.  Returns the exit code. */
-extern int recover_online (struct client *c, const struct options *o);
+/* Do what OPTIONS ask; messages and results are printed.  Returns the exit code; online also -1 with ERR
+ * when the server hung up before it answered: then nothing is printed, and asking again does no harm.
+ */
+extern int recover_online (struct client *c, const struct options *o, struct mcerror *err);
 extern int recover_offline (const struct options *o);
 
 /* Print {"checkpoints":[…]}, as JSON or text; takes over LIST.  Returns the

@@ -226,6 +226,8 @@ render_recovered (FILE *fp, const json_t *reply, bool would)
            render_size (written, out));
   if (would)
     fputs ("to write", fp);
+  else if (json_is_false (json_object_get (reply, "drained")))
+    fputs ("are being written out", fp);
   else
     fprintf (fp, "written in %.3f s", seconds);
   if (!would || epochs > 0)

@@ -65,7 +65,7 @@ def test_largest_requests(test):
     """32 MiB in one request."""
     size = 48 * MiB
     server = Server(test, sparse_file(test.path("disk.img"), size),
-                    "journal-size=256M", "buffer=64M", "baseline=trusted")
+                    "journal-size=256M", "buffer=32M", "baseline=trusted")
     h = server.connect()
     data = random_data(seeded("test_largest_requests"), 32 * MiB)
     h.pwrite(data, 7 * MiB + 1)

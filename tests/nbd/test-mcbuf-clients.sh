@@ -31,7 +31,7 @@ dd if=/dev/urandom of="$tmp/source.img" bs=512 count=99 seek=70001 conv=notrunc 
 dd if=/dev/urandom of="$tmp/source.img" bs=1 count=1000 seek=$((size - 1000)) conv=notrunc status=none
 
 truncate -s $size "$tmp/disk.img"
-start_mcbuf a "$tmp/disk.img" journal-size=256M buffer=64M baseline=trusted
+start_mcbuf a "$tmp/disk.img" journal-size=256M buffer=32M baseline=trusted
 uri=$uri_a
 
 step "nbdcopy to the replica and back"
@@ -53,7 +53,7 @@ cmp "$tmp/source.img" "$tmp/disk.img"
 
 step "nbdcopy from one replica to another"
 truncate -s $size "$tmp/other.img"
-start_mcbuf b "$tmp/other.img" journal-size=256M buffer=64M
+start_mcbuf b "$tmp/other.img" journal-size=256M buffer=32M
 nbdcopy "$uri" "$uri_b"
 expect 0 mcbuf-commit "$tmp/other.img.mcbuf"
 poll is_drained "$tmp/other.img.mcbuf"

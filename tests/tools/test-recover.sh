@@ -68,6 +68,27 @@ close" "$recover" --wait "$j"
 want 5 ""
 error_has "run mcbuf-recover $j again"
 
+# It is not promoted any more: damage was found in the backlog, or somebody gave the disk up.
+leaves ()
+{
+    serve "accept
+any
+reply $result
+any
+reply {\"state\":\"promoted\",\"generation\":2,\"drained\":false,\"writeout\":{\"bytes\":4096,\"error\":null}}
+any
+reply $1
+eof" timeout 30 "$recover" --wait "$j"
+}
+leaves '{"state":"failed","reason":"journal: damage at offset 4096, checkpoint 7","generation":2,"drained":false}'
+want 4 ""
+error_has "damage at offset 4096, checkpoint 7"
+for is in syncing,2 protected,2 resyncing,2 stale,2 promoted,3; do
+    leaves "{\"state\":\"${is%,*}\",\"reason\":\"because\",\"generation\":${is#*,},\"drained\":false}"
+    want 2 ""
+    error_has "${is%,*}"
+done
+
 # --list.
 serve "accept
 expect list
@@ -89,7 +110,7 @@ dry ()
 {
     serve "accept
 expect status
-reply {\"state\":\"$1\",\"generation\":1,\"open_epoch\":9,\"sealed_epochs\":1,\"speculation\":{\"bytes\":512},\"writeout\":{\"bytes\":12288}}
+reply {\"state\":\"$1\",\"generation\":1,\"open_epoch\":9,\"sealed_epochs\":3,\"speculation\":{\"bytes\":512,\"epochs\":2},\"writeout\":{\"bytes\":12288}}
 expect list
 reply $2
 eof" "$recover" --dry-run --json "${@:3}" "$j"

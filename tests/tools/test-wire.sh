@@ -46,9 +46,11 @@ no_directory ()
 }
 each_tool no_directory
 
+# mcbuf-recover asks again, which nbd/test-mcbuf-ending.py tests.
 hangs_up ()
 {
     local text
+    case $1 in *recover) return ;; esac
     for text in "" '{"checkpoint":' '{"checkpoint":1}'; do
         serve "accept
 any

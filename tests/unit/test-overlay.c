@@ -440,7 +440,7 @@ check_view (void)
 static void
 check_all (void)
 {
-  struct speculation_stat st, want = { 0, 0, 0 };
+  struct speculation_stat st, want = { 0, 0, 0, 0 };
   struct writeout_stat ws;
   uint64_t bytes = 0;
 
@@ -448,11 +448,13 @@ check_all (void)
     want.bytes += p->bytes;
     want.extents += p->extents;
     want.sealed += p != newest;
+    want.epochs += p->extents > 0;
   }
   speculation_get_stat (spec, &st);
   EXPECT (st.bytes == want.bytes);
   EXPECT (st.extents == want.extents);
   EXPECT (st.sealed == want.sealed);
+  EXPECT (st.epochs == want.epochs);
   EXPECT (speculation_open_number (spec) == newest->number);
 
   for (const struct past *p = committed; p; p = p->older)
