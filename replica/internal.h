@@ -63,6 +63,7 @@ struct disk {
   struct backing *backing;
   struct scratch *scratch;      /* under the replica's lock; NULL: none */
   uint64_t joined;              /* checkpoints before this one do not have the disk */
+  bool lost;                    /* it leaves, and its image is not there, or another one */
   _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
 };
 
@@ -213,6 +214,11 @@ extern char *absolute_path (const struct io_fs *fs, const char *path,
 /* regroup.c: disks join and leave, as PARAMS say, if they have not yet. */
 extern int replica_regroup (const struct replica_params *params,
                             struct mcerror *err);
+/* Open the image of a disk that leaves, if it is there; is it what it should be? */
+extern int leaving_open (const struct io_fs *fs, const char *path,
+                         uint64_t size, struct disk *d, struct mcerror *err);
+extern int leaving_check (struct replica *r,
+                          const struct replica_params *params);
 /* Go on from what the journal, and perhaps shared memory, hold. */
 extern int revive (struct replica *r, const struct replica_params *params,
                    struct mcerror *err);

@@ -80,7 +80,8 @@ open_disks (struct replica *r, const struct replica_params *params,
   for (unsigned i = 0; i < params->ndisks; i++) {
     const struct replica_disk_params *p = &params->disks[i];
     struct disk *d = &r->disks[i];
-    CLEANUP_FREE char *path = absolute_path (params->fs, p->path, err);
+    CLEANUP_FREE char *path = p->leaves ? strdup (p->path) :
+      absolute_path (params->fs, p->path, err);
 
     if (path == NULL)
       return -1;
@@ -91,6 +92,11 @@ open_disks (struct replica *r, const struct replica_params *params,
     if (strlen (path) > JOURNAL_PATH_MAX) {
       errno = ENAMETOOLONG;
       return mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
+    }
+    if (p->leaves) {
+      if (leaving_open (params->fs, path, p->size, d, err) == -1)
+        return -1;
+      continue;
     }
     if (backing_open (params->fs, path, p->create && !exists, p->size,
                       &d->backing, err) == -1) {
@@ -233,6 +239,10 @@ replica_open (const struct replica_params *params, struct replica **replica,
     samples_take (r->journal, r->disks, r->ndisks);
   if (check_config (r, err) == -1)
     goto error;
+  if (exists && leaving_check (r, params) == -1) {
+    mcerror_set (err, MCEXIT_USAGE, "cannot look at the backing images: %m");
+    goto error;
+  }
   if (exists && params->journal_size)
     resize (r, params->journal_size);
   /* Before anything is in shared memory that a start which fails would leave there. */

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# A replica's life beside the mirror: disks that leave, scratches, history, checkpoints by time and label.
+
+views_tests = \
+	nbd/test-mcbuf-leave.py \
+	$(NULL)
+TESTS += $(views_tests)
+EXTRA_DIST += $(views_tests)
