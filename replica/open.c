@@ -190,6 +190,35 @@ resize (struct replica *r, uint64_t size)
                " is not used: %s", r->dir, was, size, why);
 }
 
+/* The set of disks has changed, and nothing has been written out since: know the images again.
+ * They are durable, and those of disks that are in the last checkpoint are that.
+ */
+static void
+know_images (struct replica *r)
+{
+  struct journal_sample list[JOURNAL_SAMPLES];
+  struct journal_damage damage;
+  struct journal_state state;
+  unsigned n, kept = 0;
+
+  journal_get_state (r->journal, &state);
+  if (!state.has_checkpoint || state.state == JOURNAL_PROMOTED ||
+      state.state == JOURNAL_FAILED || journal_backlog (r->journal) > 0 ||
+      journal_get_damage (r->journal, &damage) == 1 ||
+      journal_get_samples (r->journal, list) > 0)
+    return;
+  samples_take (r->journal, r->disks, r->ndisks);
+  n = journal_get_samples (r->journal, list);
+  for (unsigned i = 0; i < n; i++) {
+    const struct disk *d = &r->disks[list[i].disk];
+
+    /* One that has joined is still being copied. */
+    if (state.checkpoint.id >= d->joined && !d->lost)
+      list[kept++] = list[i];
+  }
+  journal_set_samples (r->journal, list, kept);
+}
+
 int
 replica_open (const struct replica_params *params, struct replica **replica,
               struct mcerror *err)
@@ -243,6 +272,8 @@ replica_open (const struct replica_params *params, struct replica **replica,
     mcerror_set (err, MCEXIT_USAGE, "cannot look at the backing images: %m");
     goto error;
   }
+  if (exists)
+    know_images (r);
   if (exists && params->journal_size)
     resize (r, params->journal_size);
   /* Before anything is in shared memory that a start which fails would leave there. */

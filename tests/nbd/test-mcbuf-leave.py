@@ -169,4 +169,34 @@ def test_killed(test):
     check({"left", "stayed"} <= seen, seen)
 
 
+def test_exchanged_after(test):
+    """Right after a change of the set the images that stay are known: two that are exchanged are damage."""
+    for params, names in ((("remove-disk=vdc",), ("vda", "vdb")), (("add-disk=vdd",), ("vda", "vdb", "vdc", "vdd"))):
+        group = Group(test)
+        group.server.drained()
+        group.server.stop()
+        group.paths["vdd"] = sparse_file(test.path("vdd.img"), SIZE)
+        group.start(names, *params)
+        group.server.stop()
+        a, b = (read_file(group.paths[n]) for n in ("vda", "vdb"))
+        write_file(group.paths["vda"], b)
+        write_file(group.paths["vdb"], a)
+        group.start(names)
+        s = group.server.status()
+        check(s["state"] == "failed" and "not what was written out" in s["reason"], s)
+        group.server.stop()
+        write_file(group.paths["vda"], a)
+        write_file(group.paths["vdb"], b)
+        if "vdd" in names:              # its copy goes straight to it, it may be anything
+            write_file(group.paths["vdd"], group.rng.randbytes(SIZE))
+        group.start(names)
+        poll("a good state", lambda g=group: g.server.status()["state"] in ("protected", "resyncing"))
+        group.server.kill()
+        tool("mcbuf-recover", group.server.journal)
+        for n in ("vda", "vdb"):
+            same(read_file(group.paths[n]), group.now[n], "recovered", n)
+        for name in os.listdir(test.path("j")):
+            os.unlink(test.path("j/" + name))
+
+
 main(globals())
