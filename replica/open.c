@@ -150,9 +150,9 @@ destroy (struct replica *r)
   writeout_free (r->wo);
   house_free (r);
   journal_close (r->journal);
+  scratch_forget (r);
   for (unsigned i = 0; i < r->ndisks; i++) {
     backing_close (r->disks[i].backing);
-    scratch_forget (&r->disks[i]);
     free (r->disks[i].name);
   }
   free (r->disks);

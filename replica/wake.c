@@ -184,6 +184,7 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     break;
   case JOURNAL_PROMOTED:
     r->direct = r->drained = state->drained;
+    r->scratch_is_disk = state->scratch && !state->pending;
     set_reason_locked (r, "%s", state->drained ?
                        "the backlog is drained: the backing images are the disk" :
                        "the backlog drains; the disk is served as NAME@promoted");
@@ -273,7 +274,8 @@ change_open (struct journal_state *state, void *opaque)
     state->clean = false;
   if (!c->restored)
     state->void_epoch = c->open - 1;
-  state->pending = false;
+  if (state->pending)           /* promoted without what was written to scratch */
+    state->pending = state->scratch = false;
 }
 
 int

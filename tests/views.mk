@@ -3,6 +3,7 @@
 
 views_tests = \
 	nbd/test-mcbuf-leave.py \
+	nbd/test-mcbuf-scratch-sets.py \
 	$(NULL)
 TESTS += $(views_tests)
 EXTRA_DIST += $(views_tests)
