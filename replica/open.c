@@ -184,7 +184,9 @@ resize (struct replica *r, uint64_t size)
                  r->dir, size, was);
     return;
   }
-  why = errno == EBUSY ? "what is retained needs more; try again when write-out has caught up" :
+  why = errno == EBUSY && journal_backlog (r->journal) > 0 ?
+    "what is retained needs more; try again when all is committed and write-out has caught up" :
+    errno == EBUSY ? "what is retained is not committed; try again after a commit" :
     errno == EAGAIN ? "only after a clean stop" : strerror (errno);
   replica_log (r, REPLICA_LOG_ERROR, "%s/journal keeps its %" PRIu64 " bytes, journal-size=%" PRIu64
                " is not used: %s", r->dir, was, size, why);
