@@ -6,6 +6,7 @@ views_tests = \
 	nbd/test-mcbuf-history-restart.py \
 	nbd/test-mcbuf-leave.py \
 	nbd/test-mcbuf-scratch-sets.py \
+	nbd/test-mcbuf-to.py \
 	$(NULL)
 TESTS += $(views_tests)
 EXTRA_DIST += $(views_tests)
