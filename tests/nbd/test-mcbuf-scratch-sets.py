@@ -10,7 +10,7 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (KiB, MiB, REFUSED, Server, check, connect_errno, equal, main, nbd_errno, poll, read_file,
+from libmcbuf import (KiB, MiB, REFUSED, Server, check, connect_errno, equal, main, nbd, nbd_errno, poll, read_file,
                       refused, same, sparse_file, tool)
 
 SIZE = MiB
@@ -233,6 +233,53 @@ def test_not_the_disk(test):
     shows(server.connect("vda@scratch"), 4)
     server.ask("promote")
     check(connect_errno(server, "vda@scratch") != 0, "scratch of another promote")
+
+
+def test_race(test):
+    """Opens, writes and closes while commits, resets and promotes go on: each disk is one checkpoint and one's own."""
+    server = replica(test, ("vda", "vdb"))
+    checkpoint(server, 1)
+    stop, failed = threading.Event(), []
+
+    def client():
+        while not stop.is_set():
+            try:
+                h = server.connect("vda@scratch")
+                base = bytes(h.pread(1, 0))[0]
+                h.pwrite(b"mine" * 1024, SECOND)
+                g = server.connect("vdb@scratch")
+                g.pread(4096, 0)
+                data = bytes(h.pread(4096, 0))
+                if data != data[:1] * 4096 or data[0] < base:
+                    failed.append(data[:16])
+                g.shutdown()
+                h.shutdown()
+            except nbd.Error as e:
+                # A promote ends it, and a join that a newer set has overtaken is none.
+                if e.errnum not in (0, errno.ESHUTDOWN, errno.EIO, errno.ENOENT) or not server.is_running():
+                    failed.append(str(e))
+    threads = [threading.Thread(target=client) for _ in range(10)]
+    for t in threads:
+        t.start()
+    for n in range(2, 60):
+        checkpoint(server, n)
+        if n % 3 == 0:
+            server.ask("reset vda@scratch")
+        if n % 10 == 0:
+            server.ask("promote scratch")       # refused, most likely
+            if server.status()["state"] == "promoted":
+                break
+    answer = server.ask("promote scratch")
+    state = server.status()["state"]
+    stop.set()
+    for t in threads:
+        t.join()
+    equal(failed, [], "failed")
+    check(state == ("protected" if "error" in answer else "promoted"), answer, state)
+    check(server.is_running(), server.said())
+    if state == "protected":
+        checkpoint(server, 99)
+        shows(server.connect("vdb@scratch"), 99)
 
 
 main(globals())
