@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/uri.h"
 #include "replica/internal.h"
 #include "replica/samples.h"
 
@@ -141,10 +142,17 @@ int
 leaving_open (const struct io_fs *fs, const char *path, uint64_t size,
               struct disk *d, struct mcerror *err)
 {
+  /* A server that gives no answer may be down for a moment only. */
+  bool there = uri_is_nbd (path) || backing_exists (fs, path) != 0;
+
   d->size = size;
-  if (backing_exists (fs, path) != 0 &&
-      backing_open (fs, path, false, 0, &d->backing, err) == -1)
-    return -1;
+  if (there && backing_open (fs, path, false, 0, &d->backing, err) == -1) {
+    if (!uri_is_nbd (path))
+      return -1;
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s: the image of a disk that leaves cannot be opened: %m: start its server, or have it serve an "
+                        "empty image of the same size there", path);
+  }
   if ((d->backing == NULL || backing_size (d->backing) != size) &&
       lose (d, path, size) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open the disks: %m");

@@ -11,6 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 # pylint: disable=wrong-import-position
 from libmcbuf import (KiB, MiB, Faults, Server, StartError, check, equal, main, poll, read_all, read_file,
                       same, seeded, sparse_file, tool, write_file)
+from libstore import Store
 
 SIZE = 2 * MiB
 
@@ -111,6 +112,27 @@ def test_lost(test):
                 same(read_file(group.paths[n]), group.now[n], "recovered", n, how)
             for name in os.listdir(test.path("j")):
                 os.unlink(test.path("j/" + name))
+
+
+def test_nbd(test):
+    """An NBD server that does not answer may be back soon: refused; when it is back the disk leaves complete."""
+    group = Group(test, ("vda",))
+    group.server.stop()
+    store = Store(test, SIZE, "lossy")
+    group.paths["vdb"] = store.uri
+    group.now["vdb"] = bytearray(SIZE)
+    group.start(("vda", "vdb"), "add-disk=vdb")
+    group.write()
+    group.server.commit()
+    group.server.drained()
+    group.server.stop()
+    store.kill()
+    group.refuses(("vda",), (store.uri, "start its server"), "remove-disk=vdb")
+    store.start()
+    group.start(("vda",), "remove-disk=vdb")
+    check("without its image" not in group.server.said(), group.server.said())
+    same(store.content(), group.now["vdb"], "the image that has left")
+    group.rest("nbd")
 
 
 def test_others_are_checked(test):
