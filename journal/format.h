@@ -124,6 +124,7 @@ FORMAT_SIZE (format_checkpoint, 288);
 #define FORMAT_CLOSED 4u
 #define FORMAT_DRAINED 8u
 #define FORMAT_PENDING 16u
+#define FORMAT_SCRATCH 32u
 
 #define FORMAT_INLINE 1u        /* record flag: the payload is the table itself */
 

@@ -87,6 +87,7 @@ struct journal_state {
   bool closed;                          /* in syncing: a seal closed the first copy */
   bool drained;                         /* promoted: the backing images are the disk */
   bool pending;                         /* promoted: uncommitted epochs are void, a scratch is being promoted */
+  bool scratch;                         /* promoted: what was written to a scratch is in it, or pending */
   uint8_t boot_id[HOST_ID_LEN];         /* the boot that wrote the record */
   uint64_t instance;                    /* counts starts of the server */
   uint64_t epoch;                       /* open epoch when the record was written */

@@ -45,7 +45,8 @@ record_encode (const struct journal *j, struct format_record *rec,
                      (state->clean ? FORMAT_CLEAN : 0) |
                      (state->closed ? FORMAT_CLOSED : 0) |
                      (state->drained ? FORMAT_DRAINED : 0) |
-                     (state->pending ? FORMAT_PENDING : 0);
+                     (state->pending ? FORMAT_PENDING : 0) |
+                     (state->scratch ? FORMAT_SCRATCH : 0);
   rec->generation = put64 (state->generation);
   memcpy (rec->boot_id, state->boot_id, HOST_ID_LEN);
   rec->instance = put64 (state->instance);
@@ -73,6 +74,7 @@ record_decode_state (const struct format_record *rec,
   state->closed = rec->state_flags & FORMAT_CLOSED;
   state->drained = rec->state_flags & FORMAT_DRAINED;
   state->pending = rec->state_flags & FORMAT_PENDING;
+  state->scratch = rec->state_flags & FORMAT_SCRATCH;
   state->generation = get64 (rec->generation);
   memcpy (state->boot_id, rec->boot_id, HOST_ID_LEN);
   state->instance = get64 (rec->instance);

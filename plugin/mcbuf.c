@@ -400,10 +400,12 @@ static int
 mcbuf_can_multi_conn (void *handle)
 {
   /* The control export keeps a reply for each connection; and a client that takes many connections to
-   * NAME@latest for one disk would mix checkpoints.
+   * NAME@latest or NAME@scratch for one disk would mix checkpoints.
    */
-  return is_disk (handle) &&
-    !((const struct handle *) handle)->export.latest;
+  const struct handle *h = handle;
+
+  return is_disk (handle) && !h->export.latest &&
+    h->export.view != REPLICA_SCRATCH;
 }
 
 /* --- requests on a disk ---------------------------------------------------- */

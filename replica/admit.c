@@ -103,8 +103,14 @@ find_export (struct replica *r, const char *name, struct replica_export *export)
       return -1;
     }
   }
-  else if (at && strcmp (at, "@scratch") == 0)
-    e.view = REPLICA_SCRATCH;
+  else if (at && strcmp (at, "@scratch") == 0) {
+    wait_settled_locked (r);
+    /* Whoever was on it, and comes back, finds it. */
+    e.view = r->state == JOURNAL_PROMOTED && r->scratch_is_disk &&
+      !disk_is_fresh_locked (r, e.disk) ? REPLICA_PROMOTED : REPLICA_SCRATCH;
+    e.fence = r->fence;
+    e.opened = r->generation;
+  }
   else if (at && parse_checkpoint (at + 1, &e.checkpoint))
     e.view = REPLICA_CHECKPOINT;
   else if (at) {
@@ -154,8 +160,16 @@ replica_open_export (struct replica *r, const char *name,
       return -1;
     export->checkpoint = export->look->checkpoint;
   }
-  if (export->view == REPLICA_SCRATCH)
-    return scratch_open (r, export->disk, &export->scratch);
+  if (export->view == REPLICA_SCRATCH &&
+      scratch_open (r, export->disk, &export->scratch) == -1) {
+    /* A promote that came in between may have made it the disk. */
+    if (errno != ESHUTDOWN || find_export (r, name, export) == -1)
+      return -1;
+    if (export->view == REPLICA_SCRATCH) {
+      errno = ESHUTDOWN;
+      return -1;
+    }
+  }
   return 0;
 }
 

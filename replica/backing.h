@@ -31,6 +31,11 @@ extern int backing_open (const struct io_fs *fs, const char *path, bool create,
 /* Open it to look only: nothing is changed or locked, others may use it meanwhile. */
 extern int backing_look (const struct io_fs *fs, const char *path,
                          struct backing **backing, struct mcerror *err);
+/* There is none: what is written to it is gone.  It is SIZE bytes long; PATH is for messages.  -1
+ * with ENOMEM.
+ */
+extern int backing_none (const char *path, uint64_t size,
+                         struct backing **backing);
 extern void backing_close (struct backing *b);  /* NULL is allowed */
 
 extern uint64_t backing_size (const struct backing *b);

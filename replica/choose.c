@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,13 @@ recover_choose (const struct journal_checkpoint *list, size_t n,
       if (list[i].id == id) {
         *chosen = list[i];
         return 0;
+      }
+    for (size_t i = n; i > 0; i--)
+      if (strcmp (list[i - 1].label, to) == 0) {
+        errno = ENOENT;
+        return mcerror_set (err, MCEXIT_REFUSED,
+                            "%s: no checkpoint of that number can be recovered, and digits only are a number: "
+                            "for the label use its checkpoint, to=%" PRIu64, to, list[i - 1].id);
       }
   }
   else {

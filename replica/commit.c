@@ -451,8 +451,9 @@ commit_turn (struct replica *r, const struct commit_request *req,
     if (!journal_failed (r->journal)) {
       errno = saved;
       return mcerror_set (err, MCEXIT_REFUSED,
-                          "cannot commit: %m: nothing is lost; commit epoch %" PRIu64 " again later",
-                          cp.id);
+                          "cannot commit: %m: nothing is lost; commit epoch %" PRIu64 " again later%s",
+                          cp.id, saved == ENOSPC ?
+                          ", when write-out has made room in the journal; raise journal-size if it does not" : "");
     }
     replica_fail (r, "committing", saved);
     saved = journal_failed (r->journal);

@@ -84,17 +84,20 @@ history_holds_locked (struct replica *r, const struct writeout_oldest *oldest)
   return false;
 }
 
-/* Does a segment end with the checkpoint that was added last?  N more came with it since
- * the segment that began at FIRST.  After so many as a read may look through the rest is one.
+/* Does a segment end with the checkpoint that was added last, as it would have without a restart?  N more came
+ * with it since the segment that began at FIRST, and BYTES.  After so many as a read may look through the
+ * rest is one.
  */
 static bool
-part_is_full (const struct replica *r, uint64_t n, uint64_t first, uint64_t time)
+part_is_full (const struct replica *r, uint64_t n, uint64_t bytes,
+              uint64_t first, uint64_t time)
 {
   if (writeout_segments (r->wo) + r->restored >= WRITEOUT_SEGMENTS)
     return false;
   return (r->history.checkpoints &&
           n >= MAX (r->history.checkpoints / PARTS, UINT64_C (1))) ||
-    (r->history.ns && time > first && time - first >= r->history.ns / PARTS);
+    (r->history.ns && time > first && time - first >= r->history.ns / PARTS) ||
+    bytes >= journal_get_config (r->journal)->size / BYTES_PARTS;
 }
 
 int
@@ -103,7 +106,7 @@ history_restore (struct replica *r, const struct journal_state *state,
 {
   size_t n = journal_checkpoints (r->journal, NULL, 0), held = 0;
   CLEANUP_FREE struct journal_checkpoint *list = calloc (n + 1, sizeof *list);
-  uint64_t from = state->watermark.id, first = 0;
+  uint64_t from = state->watermark.id, first = 0, bytes = 0;
 
   if (list == NULL)
     return -1;
@@ -119,7 +122,8 @@ history_restore (struct replica *r, const struct journal_state *state,
       if (list[i].id <= from)
         continue;
       first = held++ == 0 ? list[i].time : first;
-      if (i + 1 == n || !part_is_full (r, held, first, list[i].time))
+      bytes += list[i].bytes;
+      if (i + 1 == n || !part_is_full (r, held, bytes, first, list[i].time))
         continue;
     }
     e = epoch_new ();
@@ -138,6 +142,7 @@ history_restore (struct replica *r, const struct journal_state *state,
                   list[rest ? n - 1 : i].time, MAX (held, (size_t) 1), e);
     from = upto;
     held = 0;
+    bytes = 0;
     r->restored++;
   }
   if (!writeout_is_empty (r->wo))

@@ -62,8 +62,8 @@ struct disk {
   char *name;
   uint64_t size;
   struct backing *backing;
-  struct scratch *scratch;      /* under the replica's lock; NULL: none */
   uint64_t joined;              /* checkpoints before this one do not have the disk */
+  bool lost;                    /* it leaves, and its image is not there, or another one */
   _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
 };
 
@@ -122,7 +122,10 @@ struct replica {
   struct divergence *divergence;        /* of the last promote; NULL: none that is known */
   struct epoch *discarded;      /* by it, to be noted there … */
   struct divergence *discarded_for;     /* … which is this (NULL: nowhere) */
+  struct scratch *scratches;    /* of all disks, newest set first */
+  uint64_t scratch_sets, scratch_files;         /* counted */
   bool scratch_held;            /* promote has all scratches for itself */
+  bool scratch_is_disk;         /* promoted: NAME@scratch is another name for NAME@promoted */
   struct rmw *rmws;
 
   unsigned want_idle;           /* how many wait for one of these two to become 0 */
@@ -221,6 +224,11 @@ extern char *absolute_path (const struct io_fs *fs, const char *path,
 /* regroup.c: disks join and leave, as PARAMS say, if they have not yet. */
 extern int replica_regroup (const struct replica_params *params,
                             struct mcerror *err);
+/* Open the image of a disk that leaves, if it is there; is it what it should be? */
+extern int leaving_open (const struct io_fs *fs, const char *path,
+                         uint64_t size, struct disk *d, struct mcerror *err);
+extern int leaving_check (struct replica *r,
+                          const struct replica_params *params);
 /* Go on from what the journal, and perhaps shared memory, hold. */
 extern int revive (struct replica *r, const struct replica_params *params,
                    struct mcerror *err);
@@ -341,9 +349,11 @@ extern bool views_hold_locked (struct replica *r,
 /* End all views of checkpoints below BELOW (UINT64_MAX: all). */
 extern void views_revoke_locked (struct replica *r, uint64_t below);
 
-/* --- scratch.c: a checkpoint to write to ------------------------------------ */
+/* --- scratch.c, scratch-open.c: a checkpoint to write to -------------------- */
 
 struct scratch {
+  struct scratch *next;
+  uint64_t set;                 /* scratches of one set are one machine's */
   unsigned disk;
   uint64_t checkpoint;          /* below … */
   struct view *look;            /* … and its view; NULL while nobody has the scratch open */
@@ -355,14 +365,19 @@ struct scratch {
   bool became_disk;             /* "promote scratch" made it the promoted disk … */
   uint64_t fence;               /* … for as long as this is the replica's fence */
 };
-/* The scratch of DISK over the newest checkpoint, or over the one that another disk's scratch
- * is open on.  -1 as view_open; EFBIG.
+/* The scratch of DISK over the newest checkpoint, or over that of the newest open set if the set has
+ * none of DISK yet.  -1 as view_open; EFBIG.
  */
 extern int scratch_open (struct replica *r, unsigned disk,
                          struct scratch **scratch);
 extern void scratch_close (struct replica *r, struct scratch *s);
-/* Nobody has it open, and the server ends. */
-extern void scratch_forget (struct disk *d);
+/* One that is in no set yet. */
+extern struct scratch *scratch_new (struct replica *r, unsigned disk);
+extern void scratch_free (struct scratch *s);   /* NULL is allowed */
+/* Nobody has one open, and the server ends. */
+extern void scratch_forget (struct replica *r);
+/* The copy is the disk now: those that nobody has open are of no use. */
+extern void scratch_take_unused (struct replica *r);
 /* -1: EAGAIN, it became the disk; ESHUTDOWN; EIO, its view was revoked. */
 extern int scratch_begin (struct replica *r, struct scratch *s, bool alone);
 extern void scratch_end (struct replica *r, struct scratch *s);

@@ -81,7 +81,8 @@ open_disks (struct replica *r, const struct replica_params *params,
   for (unsigned i = 0; i < params->ndisks; i++) {
     const struct replica_disk_params *p = &params->disks[i];
     struct disk *d = &r->disks[i];
-    CLEANUP_FREE char *path = absolute_path (params->fs, p->path, err);
+    CLEANUP_FREE char *path = p->leaves ? strdup (p->path) :
+      absolute_path (params->fs, p->path, err);
 
     if (path == NULL)
       return -1;
@@ -92,6 +93,11 @@ open_disks (struct replica *r, const struct replica_params *params,
     if (strlen (path) > JOURNAL_PATH_MAX) {
       errno = ENAMETOOLONG;
       return mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
+    }
+    if (p->leaves) {
+      if (leaving_open (params->fs, path, p->size, d, err) == -1)
+        return -1;
+      continue;
     }
     if (backing_open (params->fs, path, p->create && !exists, p->size,
                       &d->backing, err) == -1) {
@@ -146,9 +152,9 @@ destroy (struct replica *r)
   house_free (r);
   sums_close (r->sums);
   journal_close (r->journal);
+  scratch_forget (r);
   for (unsigned i = 0; i < r->ndisks; i++) {
     backing_close (r->disks[i].backing);
-    scratch_forget (&r->disks[i]);
     free (r->disks[i].name);
   }
   free (r->disks);
@@ -180,10 +186,41 @@ resize (struct replica *r, uint64_t size)
                  r->dir, size, was);
     return;
   }
-  why = errno == EBUSY ? "what is retained needs more; try again when write-out has caught up" :
+  why = errno == EBUSY && journal_backlog (r->journal) > 0 ?
+    "what is retained needs more; try again when all is committed and write-out has caught up" :
+    errno == EBUSY ? "what is retained is not committed; try again after a commit" :
     errno == EAGAIN ? "only after a clean stop" : strerror (errno);
   replica_log (r, REPLICA_LOG_ERROR, "%s/journal keeps its %" PRIu64 " bytes, journal-size=%" PRIu64
                " is not used: %s", r->dir, was, size, why);
+}
+
+/* The set of disks has changed, and nothing has been written out since: know the images again.
+ * They are durable, and those of disks that are in the last checkpoint are that.
+ */
+static void
+know_images (struct replica *r)
+{
+  struct journal_sample list[JOURNAL_SAMPLES];
+  struct journal_damage damage;
+  struct journal_state state;
+  unsigned n, kept = 0;
+
+  journal_get_state (r->journal, &state);
+  if (!state.has_checkpoint || state.state == JOURNAL_PROMOTED ||
+      state.state == JOURNAL_FAILED || journal_backlog (r->journal) > 0 ||
+      journal_get_damage (r->journal, &damage) == 1 ||
+      journal_get_samples (r->journal, list) > 0)
+    return;
+  samples_take (r->journal, r->disks, r->ndisks);
+  n = journal_get_samples (r->journal, list);
+  for (unsigned i = 0; i < n; i++) {
+    const struct disk *d = &r->disks[list[i].disk];
+
+    /* One that has joined is still being copied. */
+    if (state.checkpoint.id >= d->joined && !d->lost)
+      list[kept++] = list[i];
+  }
+  journal_set_samples (r->journal, list, kept);
 }
 
 int
@@ -235,6 +272,12 @@ replica_open (const struct replica_params *params, struct replica **replica,
     samples_take (r->journal, r->disks, r->ndisks);
   if (check_config (r, err) == -1)
     goto error;
+  if (exists && leaving_check (r, params) == -1) {
+    mcerror_set (err, MCEXIT_USAGE, "cannot look at the backing images: %m");
+    goto error;
+  }
+  if (exists)
+    know_images (r);
   if (exists && params->journal_size)
     resize (r, params->journal_size);
   /* Before anything is in shared memory that a start which fails would leave there. */

@@ -4,7 +4,8 @@
  * The PROMOTE record comes first and says that something is pending.  Then all that was written to
  * scratch goes into the journal as promoted writes, and one record commits it and takes the
  * word back.  Killed in between, the replica is promoted to the checkpoint
- * alone: what is pending is void to whoever comes next.
+ * alone: what is pending is void to whoever comes next.  The record also says that the disk was a scratch, so
+ * that NAME@scratch serves it from then on, in the life of the next server, too.
  */
 #include "config.h"
 
@@ -25,6 +26,7 @@ room_needed (const struct scratch *s)
   return map_blocks (s->map) * (JOURNAL_BLOCK + 64) + 2 * JOURNAL_CHUNK;
 }
 
+/* The newest set is what is promoted; any other that somebody has open might have been meant. */
 int
 scratch_check_promote (struct replica *r, struct mcerror *err)
 {
@@ -33,11 +35,18 @@ scratch_check_promote (struct replica *r, struct mcerror *err)
   unsigned n = 0;
   SCOPED_LOCK (&r->lock);
 
-  for (unsigned i = 0; i < r->ndisks; i++) {
-    const struct scratch *s = r->disks[i].scratch;
+  for (const struct scratch *s = r->scratches; s; s = s->next) {
+    const char *name = r->disks[s->disk].name;
 
-    if (s == NULL)
-      continue;
+    if (s->set != r->scratches->set) {
+      if (s->users == 0)
+        continue;
+      errno = EPERM;
+      return mcerror_set (err, MCEXIT_REFUSED,
+                          "cannot promote scratch: \"%s@scratch\" is open twice, over checkpoint %" PRIu64
+                          " and in a newer set: close the one that is not meant, or promote without it",
+                          name, s->checkpoint);
+    }
     n++;
     need += room_needed (s);
     if (s->checkpoint != r->checkpoint.id) {
@@ -45,13 +54,13 @@ scratch_check_promote (struct replica *r, struct mcerror *err)
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot promote scratch: \"%s@scratch\" is over checkpoint %" PRIu64
                           ", the newest is %" PRIu64 ": reset it, or promote without it",
-                          r->disks[i].name, s->checkpoint, r->checkpoint.id);
+                          name, s->checkpoint, r->checkpoint.id);
     }
     if (s->look && s->look->revoked) {
       errno = EPERM;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot promote scratch: \"%s@scratch\" was revoked: reset it, or promote without it",
-                          r->disks[i].name);
+                          name);
     }
   }
   if (n == 0) {
@@ -128,16 +137,25 @@ ingest (struct replica *r)
 
   if (buf == NULL)
     return -1;
-  for (unsigned i = 0; i < r->ndisks; i++) {
+  /* All are held: the list stays as it is. */
+  for (struct scratch *s = r->scratches; s && s->set == r->scratches->set; s = s->next) {
     CLEANUP_FREE struct map_run *runs = NULL;
-    struct scratch *s = r->disks[i].scratch;
     size_t n;
 
-    if (s && (map_sorted (s->map, &runs, &n) == -1 ||
-              ingest_runs (r, s, runs, n, buf) == -1))
+    if (map_sorted (s->map, &runs, &n) == -1 ||
+        ingest_runs (r, s, runs, n, buf) == -1)
       return -1;
   }
   return finish (r);
+}
+
+static bool
+busy_locked (struct replica *r)
+{
+  for (const struct scratch *s = r->scratches; s; s = s->next)
+    if (s->alone || s->shared > 0)
+      return true;
+  return false;
 }
 
 void
@@ -146,10 +164,8 @@ scratch_hold_all (struct replica *r)
   SCOPED_LOCK (&r->lock);
 
   r->scratch_held = true;
-  for (unsigned i = 0; i < r->ndisks; i++)
-    while (r->disks[i].scratch &&
-           (r->disks[i].scratch->alone || r->disks[i].scratch->shared > 0))
-      pthread_cond_wait (&r->changed, &r->lock);
+  while (busy_locked (r))
+    pthread_cond_wait (&r->changed, &r->lock);
 }
 
 void
@@ -161,18 +177,24 @@ scratch_release_all (struct replica *r)
   pthread_cond_broadcast (&r->changed);
 }
 
-/* From now on who has it open has the disk. */
+/* From now on who has it open has the disk, and who opens it, too. */
 static void
 hand_over_locked (struct replica *r)
 {
-  for (unsigned i = 0; i < r->ndisks; i++) {
-    struct scratch *s = r->disks[i].scratch;
+  struct scratch **p = &r->scratches;
+  uint64_t set = *p ? (*p)->set : 0;
 
-    if (s == NULL || s->users == 0)
-      continue;                 /* scratch_forget is for it */
+  r->scratch_is_disk = true;
+  while (*p) {
+    struct scratch *s = *p;
+
+    if (s->set != set || s->users == 0) {
+      p = &s->next;             /* scratch_take_unused is for it */
+      continue;
+    }
     s->became_disk = true;
     s->fence = r->fence;
-    r->disks[i].scratch = NULL;
+    *p = s->next;
   }
 }
 
@@ -181,7 +203,7 @@ change_void (struct journal_state *state, void *opaque)
 {
   state_epoch (state, *(uint64_t *) opaque);
   state_discard (state, *(uint64_t *) opaque - 1);
-  state->pending = false;
+  state->pending = state->scratch = false;
 }
 
 /* Promoted without it: what is in the journal of it must never be seen. */
@@ -218,7 +240,6 @@ scratch_ingest (struct replica *r, uint64_t checkpoint, struct mcerror *err)
     SCOPED_LOCK (&r->lock);
     hand_over_locked (r);
   }
-  for (unsigned i = 0; i < r->ndisks; i++)
-    scratch_forget (&r->disks[i]);
+  scratch_take_unused (r);
   return 0;
 }

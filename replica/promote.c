@@ -40,7 +40,7 @@ change_promote (struct journal_state *state, void *opaque)
   state_discard (state, c->open - 1);
   state->drained = false;
   state->clean = false;
-  state->pending = c->pending;
+  state->pending = state->scratch = c->pending;
   c->generation = state->generation;
 }
 
@@ -276,6 +276,7 @@ promote_record (struct replica *r, struct promote_change *change,
     divergence_install_locked (r, change->divergence, !change->later_lost);
     change->divergence = NULL;
     r->state = JOURNAL_PROMOTED;
+    r->scratch_is_disk = false; /* not yet */
     views_revoke_locked (r, UINT64_MAX);
     if (change->backlog) {
       struct writeout *old = r->wo;

@@ -4,7 +4,8 @@
  * Extents in the journal name disks by number, so no extent may be left when the
  * numbers change: the replica is opened once more with the disks that it had, what is
  * committed is written out, and what is not is made void (if there was any, the stream
- * has a hole).  A disk that leaves is then at the last checkpoint, and no longer anybody's.
+ * has a hole).  A disk that leaves is then at the last checkpoint, and no longer anybody's.  If its image is
+ * lost it leaves without.
  *
  * A disk that joins is in no checkpoint yet.  The superblock notes the first one that can
  * have it (joined).  Until that is committed the replica is "resyncing": the old checkpoint,
@@ -21,11 +22,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/uri.h"
 #include "replica/internal.h"
+#include "replica/samples.h"
 
 struct regroup {
   const struct replica_params *params;
   struct journal_config old;    /* disks as they were */
+  bool lost[JOURNAL_MAX_DISKS]; /* of these the image is lost */
   struct mcerror *err;
 };
 
@@ -119,6 +123,74 @@ is_wanted (const struct regroup *g)
   return change > 0;
 }
 
+/* --- a disk that leaves ---------------------------------------------------------------- */
+
+static int
+lose (struct disk *d, const char *path, uint64_t size)
+{
+  struct backing *none;
+
+  if (backing_none (path, size, &none) == -1)
+    return -1;
+  backing_close (d->backing);
+  d->backing = none;
+  d->lost = true;
+  return 0;
+}
+
+int
+leaving_open (const struct io_fs *fs, const char *path, uint64_t size,
+              struct disk *d, struct mcerror *err)
+{
+  /* A server that gives no answer may be down for a moment only. */
+  bool there = uri_is_nbd (path) || backing_exists (fs, path) != 0;
+
+  d->size = size;
+  if (there && backing_open (fs, path, false, 0, &d->backing, err) == -1) {
+    if (!uri_is_nbd (path))
+      return -1;
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s: the image of a disk that leaves cannot be opened: %m: start its server, or have it serve an "
+                        "empty image of the same size there", path);
+  }
+  if ((d->backing == NULL || backing_size (d->backing) != size) &&
+      lose (d, path, size) == -1)
+    return mcerror_set (err, MCEXIT_USAGE, "cannot open the disks: %m");
+  return 0;
+}
+
+/* An image that is not what was written out to it belongs to somebody else: it is left alone. */
+int
+leaving_check (struct replica *r, const struct replica_params *params)
+{
+  for (unsigned i = 0; i < params->ndisks; i++)
+    for (unsigned k = 0; params->disks[i].leaves && k < r->ndisks; k++) {
+      CLEANUP_FREE struct disk *alone = calloc (r->ndisks, sizeof *alone);
+      CLEANUP_FREE char *path = NULL;
+      struct samples_miss miss;
+
+      if (alone == NULL)
+        return -1;
+      if (strcmp (params->disks[i].name, r->disks[k].name) != 0 || r->disks[k].lost)
+        continue;
+      alone[k] = r->disks[k];
+      switch (samples_check (r->journal, alone, r->ndisks, &miss)) {
+      case 1:
+        continue;
+      case 0:
+        break;
+      default:                  /* write-out meets it, too */
+        if (errno == ENOMEM)
+          return -1;
+        continue;
+      }
+      path = strdup (backing_path (r->disks[k].backing));
+      if (path == NULL || lose (&r->disks[k], path, r->disks[k].size) == -1)
+        return -1;
+    }
+  return 0;
+}
+
 /* --- the replica as it was ---------------------------------------------------------- */
 
 static struct replica *
@@ -138,7 +210,8 @@ open_old (const struct regroup *g)
     const struct replica_disk_params *p = find_params (g->params, d->name);
 
     disks[i] = (struct replica_disk_params) { .name = d->name,
-                                              .path = p ? p->path : d->path };
+                                              .path = p ? p->path : d->path,
+                                              .leaves = p == NULL, .size = d->size };
   }
   params.disks = disks;
   params.ndisks = g->old.ndisks;
@@ -177,6 +250,29 @@ change_void (struct journal_state *state, void *opaque)
     state->state = JOURNAL_STALE;
     state->clean = false;
   }
+}
+
+/* The disks that are lost are in no checkpoint any more: should the set stay as it was after all,
+ * they need a copy of everything.
+ */
+static int
+note_lost (struct regroup *g, struct replica *r)
+{
+  struct journal_config next = *journal_get_config (r->journal);
+  CLEANUP_FREE struct journal_disk *disks = calloc (next.ndisks, sizeof *disks);
+  bool any = false;
+
+  if (disks == NULL)
+    return mcerror_set (g->err, MCEXIT_USAGE, "cannot change the set of disks: %m");
+  memcpy (disks, next.disks, next.ndisks * sizeof *disks);
+  next.disks = disks;
+  for (unsigned i = 0; i < next.ndisks; i++)
+    if (r->disks[i].lost) {
+      g->lost[i] = any = true;
+      if (r->has_checkpoint)
+        disks[i].joined = r->checkpoint.id + 1;
+    }
+  return any ? journal_set_config (r->journal, &next, g->err) : 0;
 }
 
 /* Everything that is committed into the images; nothing that is not may be left. */
@@ -250,15 +346,15 @@ fill_joined (const struct regroup *g, const struct replica_disk_params *p,
 }
 
 static void
-tell (const struct regroup *g, const char *fmt, const char *name,
-      const char *path)
+tell (const struct regroup *g, enum replica_log_level level, const char *fmt,
+      const char *name, const char *path)
 {
   char line[JOURNAL_PATH_MAX + 256];
 
   if (g->params->log == NULL)
     return;
   snprintf (line, sizeof line, fmt, show_name (name), path);
-  g->params->log (g->params->log_opaque, REPLICA_LOG_INFO, line);
+  g->params->log (g->params->log_opaque, level, line);
 }
 
 static int
@@ -295,17 +391,20 @@ set_disks (const struct regroup *g, struct journal *j,
     return -1;
   for (unsigned i = 0; i < g->old.ndisks; i++)
     if (find_params (p, g->old.disks[i].name) == NULL)
-      tell (g, "disk %s has left the replica; its image was %s", g->old.disks[i].name,
+      tell (g, g->lost[i] ? REPLICA_LOG_ERROR : REPLICA_LOG_INFO, g->lost[i] ?
+            "disk %s has left the replica without its image: %s is gone, or not what was written out to it, "
+            "and was left as it is" :
+            "disk %s has left the replica; its image was %s", g->old.disks[i].name,
             g->old.disks[i].path);
   for (unsigned i = 0; i < next.ndisks; i++)
     if (!was_there (g, disks[i].name))
-      tell (g, "disk %s has joined the replica; its image is %s", disks[i].name,
+      tell (g, REPLICA_LOG_INFO, "disk %s has joined the replica; its image is %s", disks[i].name,
             disks[i].path);
   return 0;
 }
 
 static int
-change_set (const struct regroup *g)
+change_set (struct regroup *g)
 {
   CLEANUP_FREE struct journal_disk *disks =
     calloc (g->params->ndisks, sizeof *disks);
@@ -319,6 +418,8 @@ change_set (const struct regroup *g)
   if (r == NULL)
     return -1;
   result = bring_to_rest (g, r);
+  if (result == 0)
+    result = note_lost (g, r);
   replica_close (r);
   if (result == -1 ||
       journal_open (g->params->fs, g->params->dir, &j, g->err) == -1)

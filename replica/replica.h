@@ -21,6 +21,7 @@ struct replica_disk_params {
   const char *name;             /* "" for the unnamed one */
   const char *path;             /* backing image; made absolute by replica_open */
   bool create;                  /* size= was given: make a missing image of SIZE bytes */
+  bool leaves;                  /* it had SIZE bytes; its image may be lost (regroup.c) */
   uint64_t size;
 };
 

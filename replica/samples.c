@@ -397,7 +397,7 @@ samples_check (struct journal *j, struct disk *disks, unsigned ndisks,
     const struct journal_sample *s = &list[i];
     uint32_t crc;
 
-    if (s->disk >= ndisks || disks[s->disk].backing == NULL)
+    if (s->disk >= ndisks || disks[s->disk].backing == NULL || disks[s->disk].lost)
       continue;
     miss->disk = s->disk;
     miss->offset = s->sector * JOURNAL_SECTOR;

@@ -3,9 +3,9 @@
  *
  * Below is a view of the checkpoint (view.c); above, what was written: a map that knows which sectors
  * those are, and a file without a name, in the journal's directory, that has them at the same
- * place.  While nobody has it open the view is closed, so that write-out goes on; what was
- * written is kept until a later commit, or "reset", makes it worthless.  Nothing of it
- * outlives the server.
+ * place.  Nothing of it outlives the server.
+ *
+ * Which one a client gets is scratch-open.c's affair.
  *
  * Requests hold the scratch shared.  A write that covers part of a sector reads the rest
  * first and holds it alone, as do reset and promote.
@@ -13,16 +13,12 @@
 #include "config.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "common/bytes.h"
 #include "replica/internal.h"
 
 #define SECTOR JOURNAL_SECTOR
-#define BLOCKS 4096             /* a map's first size */
 
 /* --- one at a time, or many ------------------------------------------------------ */
 
@@ -58,172 +54,6 @@ scratch_end (struct replica *r, struct scratch *s)
   }
   pthread_cond_broadcast (&r->changed);
   errno = saved;
-}
-
-/* --- opening and closing ------------------------------------------------------------ */
-
-static void
-scratch_free (struct scratch *s)
-{
-  int saved = errno;
-
-  if (s) {
-    io_close (s->file);
-    map_free (s->map);
-    free (s);
-  }
-  errno = saved;
-}
-
-static struct scratch *
-scratch_new (struct replica *r, unsigned disk)
-{
-  CLEANUP_FREE char *path = NULL;
-  struct scratch *s;
-
-  if (r->disks[disk].size / JOURNAL_BLOCK > UINT32_MAX) {
-    errno = EFBIG;
-    return NULL;
-  }
-  if (asprintf (&path, "%s/scratch-%s", r->dir, r->disks[disk].name) == -1) {
-    path = NULL;
-    return NULL;
-  }
-  s = calloc (1, sizeof *s);
-  if (s == NULL)
-    return NULL;
-  s->disk = disk;
-  s->map = map_new (BLOCKS);
-  if (s->map == NULL || io_open (r->fs, path, O_RDWR | O_CREAT | O_TRUNC, 0600, &s->file) == -1)
-    goto error;
-  if (io_unlink (r->fs, path) == -1 ||
-      io_truncate (s->file, r->disks[disk].size) == -1)
-    goto error;
-  return s;
-
- error:
-  scratch_free (s);
-  return NULL;
-}
-
-/* All disks' scratches that are open show one checkpoint, so that they are one machine's. */
-static uint64_t
-base_locked (struct replica *r)
-{
-  for (unsigned i = 0; i < r->ndisks; i++)
-    if (r->disks[i].scratch && r->disks[i].scratch->users > 0)
-      return r->disks[i].scratch->look->checkpoint;
-  return VIEW_LATEST;
-}
-
-/* Take the view LOOK for the scratch of DISK, or FRESH if there is none that fits.  What
- * is of no use any more comes back.  1: the bases differ, begin again; -1: the view was revoked.
- */
-static int
-install_locked (struct replica *r, unsigned disk, struct view *look,
-                struct scratch **fresh)
-{
-  struct disk *d = &r->disks[disk];
-  struct scratch *old;
-  uint64_t base;
-
-  while (r->scratch_held)
-    pthread_cond_wait (&r->changed, &r->lock);
-  if (look->revoked) {
-    errno = ESHUTDOWN;
-    return -1;
-  }
-  base = base_locked (r);
-  old = d->scratch;
-
-  if (base != VIEW_LATEST ? base != look->checkpoint :
-      look->checkpoint != r->checkpoint.id)
-    return 1;
-  if (old == NULL || (old->users == 0 && old->checkpoint != look->checkpoint)) {
-    d->scratch = *fresh;
-    *fresh = old;
-    d->scratch->checkpoint = look->checkpoint;
-  }
-  if (d->scratch->users++ == 0)
-    d->scratch->look = look;
-  return 0;
-}
-
-int
-scratch_open (struct replica *r, unsigned disk, struct scratch **scratch)
-{
-  struct scratch *fresh = scratch_new (r, disk);
-  int result = 1;
-
-  if (fresh == NULL)
-    return -1;
-  while (result == 1) {
-    struct view *look, *extra;
-    uint64_t base, joined;
-
-    {
-      SCOPED_LOCK (&r->lock);
-      base = base_locked (r);
-      joined = r->disks[disk].joined;
-    }
-    if (base < joined) {
-      errno = ENOENT;           /* it is in no checkpoint of then */
-      scratch_free (fresh);
-      return -1;
-    }
-    if (view_open (r, base, &look) == -1) {
-      scratch_free (fresh);
-      return -1;
-    }
-    extra = look;
-    {
-      SCOPED_LOCK (&r->lock);
-      result = install_locked (r, disk, look, &fresh);
-      if (result == 0) {
-        *scratch = r->disks[disk].scratch;
-        if ((*scratch)->users == 1)
-          extra = NULL;
-      }
-    }
-    if (extra) {
-      int saved = errno;
-
-      view_close (r, extra);
-      errno = saved;
-    }
-  }
-  scratch_free (fresh);
-  return result;
-}
-
-void
-scratch_close (struct replica *r, struct scratch *s)
-{
-  struct view *look = NULL;
-  bool last;
-
-  {
-    SCOPED_LOCK (&r->lock);
-
-    assert (s->users > 0);
-    last = --s->users == 0;
-    if (last) {
-      look = s->look;
-      s->look = NULL;
-    }
-    last = last && s->became_disk;
-  }
-  if (look)
-    view_close (r, look);
-  if (last)
-    scratch_free (s);           /* a promote took it out of the disk */
-}
-
-void
-scratch_forget (struct disk *d)
-{
-  scratch_free (d->scratch);
-  d->scratch = NULL;
 }
 
 /* --- requests ----------------------------------------------------------------------------- */
@@ -398,7 +228,7 @@ swap_locked (struct scratch *s, struct scratch *fresh, struct view **look)
   *look = old;
 }
 
-/* One that nobody has open goes as a whole; one that is open gets another user, us. */
+/* The newest of DISK: one that nobody has open goes as a whole; one that is open gets another user, us. */
 static struct scratch *
 take (struct replica *r, unsigned disk)
 {
@@ -406,13 +236,17 @@ take (struct replica *r, unsigned disk)
 
   {
     SCOPED_LOCK (&r->lock);
+    struct scratch **p = &r->scratches;
+
     while (r->scratch_held)
       pthread_cond_wait (&r->changed, &r->lock);
-    s = r->disks[disk].scratch;
+    while (*p && (*p)->disk != disk)
+      p = &(*p)->next;
+    s = *p;
     if (s && s->users > 0)
       s->users++;
-    else {
-      r->disks[disk].scratch = NULL;
+    else if (s) {
+      *p = s->next;
       unused = s;
       s = NULL;
     }

@@ -178,7 +178,8 @@ advice (const struct snapshot *s, const struct journal_usage *usage)
   if (s->wo_error[0])
     return "write-out is paused by an error of a backing image: mend it; commits go on until the journal is full";
   if (usage->available < usage->size / 4)
-    return "the journal runs short: write-out is behind, or commits come too seldom; writers will be held back";
+    return "the journal runs short: write-out is behind, or commits come too seldom; writers will be held back: "
+      "raise journal-size";
   return s->reason;
 }
 

@@ -186,6 +186,7 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
     break;
   case JOURNAL_PROMOTED:
     r->direct = r->drained = state->drained;
+    r->scratch_is_disk = state->scratch && !state->pending;
     set_reason_locked (r, "%s", state->drained ?
                        "the backlog is drained: the backing images are the disk" :
                        "the backlog drains; the disk is served as NAME@promoted");
@@ -278,8 +279,14 @@ change_open (struct journal_state *state, void *opaque)
   if (!c->keep_clean)
     state->clean = false;
   if (!c->restored)
+<<<<<<< HEAD
     state_discard (state, c->open - 1);
   state->pending = false;
+=======
+    state->void_epoch = c->open - 1;
+  if (state->pending)           /* promoted without what was written to scratch */
+    state->pending = state->scratch = false;
+>>>>>>> fixv
 }
 
 /* What the buffer took.  Who named its size gets that or an error; else less will do, and is

@@ -151,4 +151,58 @@ def test_scratch(test):
     same(read_file(image), content, "the image")
 
 
+def test_promote_scratch(test):
+    """The guest that runs on vda@scratch beside the mirror becomes the machine, and stays it when nbdkit is replaced."""
+    image = test.path("replica.img")
+    server = Server(test, "disk=vda:" + image, "size=%d" % SIZE, "journal-size=128M",
+                    "buffer=32M", "journal=" + test.path("j"))
+    vm = running_primary(test, server, "vda")
+    vm.go_on(vm.read)
+    checkpoint(vm, server)
+    scratch = ("file.driver=nbd,file.server.type=unix,file.server.path=%s,file.export=vda@scratch,"
+               "file.reconnect-delay=60" % server.sock)
+    tried = VM(test, scratch)
+    h = server.connect("vda@scratch")
+    tried.go_on(lambda at, n: bytes(h.pread(n, at)), 16)
+    vm.go_on(vm.read)
+    epoch, content = checkpoint(vm, server)             # the replica goes on below it
+
+    # Another one is to be the machine.
+    written = records(content)
+    second = VM(test, scratch)
+    equal(second.last_record(), written, "what the second guest finds")
+    tried.kill()
+    h.shutdown()
+    h = server.connect("vda@scratch")
+    second.go_on(lambda at, n: bytes(h.pread(n, at)))
+    vm.go_on(vm.read)                                   # the mirror goes on: speculation
+    vm.kill()
+    before = records(read_all(h))
+    answer = poll("the promote", lambda: promoted(server))
+    equal(answer["checkpoint"], epoch, "checkpoint")
+    check(records(read_all(h)) >= before >= written + 40, "records went with the promote")
+    second.go_on(lambda at, n: bytes(h.pread(n, at)))
+    h.shutdown()
+    server.kill()                                       # a new nbdkit; QEMU comes back to vda@scratch by itself
+    server.start()
+    h = server.connect("vda@promoted")
+    second.go_on(lambda at, n: bytes(h.pread(n, at)))
+    second.quit()
+    disk = read_all(h)
+    h.shutdown()
+    n = records(disk)
+    check(n >= before + 80, "records:", n, "after", before)
+    tool("mcbuf-recover", "--wait", server.journal)
+    tool("mcbuf-ctl", server.journal, "shutdown")
+    server.wait_end()
+    same(read_file(image), disk, "the image")
+
+
+def promoted(server):
+    """The answer; None while the connection of the guest that was killed is still open."""
+    answer = server.ask("promote scratch")
+    check("error" not in answer or "is open twice" in answer["error"], answer)
+    return None if "error" in answer else answer
+
+
 main(globals())

@@ -76,7 +76,8 @@ def test_apart(test):
     r.write(40)
     r.commit()
     h = r.scratch()
-    equal((h.get_size(), h.is_read_only()), (SIZE, 0), "size and access")
+    g = r.server.connect("@scratch", block_status=True)
+    equal((h.get_size(), h.is_read_only(), h.can_multi_conn()), (SIZE, 0, 0), "size, access, multi-conn")
     content = bytearray(r.newest[0])
     for i in range(15):
         r.scribble(h, content)
@@ -91,7 +92,6 @@ def test_apart(test):
         r.unharmed()
     h.flush()
     extents = []
-    g = r.server.connect("@scratch", block_status=True)
     g.block_status(SIZE, 0, lambda context, offset, e, err: extents.extend(e))
     at = 0
     for length, flags in zip(extents[::2], extents[1::2]):
@@ -108,7 +108,7 @@ def test_apart(test):
 
 
 def test_life(test):
-    """It stays what it was while it is open, and until a later commit; then it is fresh."""
+    """It stays what it was while it is open, and until a later commit; who opens it then has a fresh one."""
     r = Replica(test, names=("vda", "vdb"))
     r.write()
     r.commit()
@@ -125,7 +125,8 @@ def test_life(test):
     g = r.scratch(1)
     same(g.pread(SIZE, 0), old[1], "another disk of the same machine")
     h2 = r.scratch(0)
-    same(h2.pread(SIZE, 0), content, "opened a second time")
+    same(h2.pread(SIZE, 0), r.newest[0], "opened a second time, after a commit")
+    same(h.pread(SIZE, 0), content, "the first one")
     h.shutdown()
     h2.shutdown()
     g.shutdown()

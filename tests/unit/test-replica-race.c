@@ -344,8 +344,8 @@ static void
 open_server (void)
 {
   struct replica_disk_params d[DISKS] = {
-    { "vda", "/sim/0.img", true, PIECES * PIECE },
-    { "vdb", "/sim/1.img", true, PIECES * PIECE } };
+    { .name = "vda", .path = "/sim/0.img", .create = true, .size = PIECES * PIECE },
+    { .name = "vdb", .path = "/sim/1.img", .create = true, .size = PIECES * PIECE } };
   struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR, .disks = d, .ndisks = DISKS,
                               .journal_size = UINT64_C (32) << 20, .buffer = UINT64_C (8) << 20,
                               .baseline_trusted = true };

@@ -1,0 +1,94 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""When room runs out the message says what to raise, or what to do."""
+
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+# pylint: disable=wrong-import-position
+from libmcbuf import (MiB, REFUSED, Control, Faults, Server, check, equal, main, poll, random_data, read_all, read_file,
+                      same, seeded, sparse_file, tool)
+
+SIZE = 16 * MiB
+
+
+def replica(test, size, **more):
+    return Server(test, sparse_file(test.path("disk.img"), SIZE), "journal=" + test.path("j"), "buffer=8M",
+                  "baseline=trusted", "journal-size=" + size, **more)
+
+
+def test_soft(test):
+    """Past the soft limit status names journal-size."""
+    server = replica(test, "32M")
+    rng = seeded("soft")
+    h = server.connect()
+    for i in range(24):
+        h.pwrite(random_data(rng, MiB), i % 12 * MiB)
+        if server.status()["reason"]:
+            break
+    reason = server.status()["reason"]
+    check("journal runs short" in reason and "raise journal-size" in reason, reason)
+
+
+def test_commit(test):
+    """A commit that finds no room for its record: nothing is lost, and it says what to raise."""
+    faults = Faults(test)
+    server = replica(test, "16M", env=faults.env, preload=faults.preload)
+    faults.fail("pwrite", "disk.img")           # what is committed stays in the journal
+    h = server.connect()
+    data = random_data(seeded("commit"), MiB)
+    h.pwrite(data, 0)
+    with Control(server.journal) as control:
+        for last in range(6000):
+            answer = control.ask("commit label=number %d" % last)
+            if "error" in answer:
+                break
+        check("error" in answer and answer["code"] == REFUSED, answer)
+        for words in ("No space left", "raise journal-size", "nothing is lost"):
+            check(words in answer["error"], "no", words, "in", answer)
+        newest = server.status()["checkpoint"]
+        equal(server.status()["state"], "protected", "state")
+    faults.heal("pwrite")
+    poll("write-out to go on", lambda: not server.status()["writeout"]["error"])
+    server.drained()
+    n = server.commit()["checkpoint"]           # and again later
+    check(n > newest["id"], n, newest)
+    same(bytes(h.pread(MiB, 0)), data, "inlet")
+    server.kill()
+    equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], n, "recovered")
+    same(read_file(test.path("disk.img"))[:MiB], data, "image")
+
+
+def test_shrink(test):
+    """What holds a smaller journal up is not committed: a commit is what is needed, not patience."""
+    server = replica(test, "64M")
+    rng = seeded("shrink")
+    h = server.connect()
+    want = b""
+    for _ in range(3):
+        want = random_data(rng, SIZE - MiB)
+        h.pwrite(want, 0)
+    h.shutdown()
+    server.stop()
+    server.params[-1] = "journal-size=16M"
+    server.start()
+    said = server.said()
+    check("keeps its 67108864 bytes" in said and "commit" in said and "write-out" not in said, said)
+    h = server.connect()
+    same(read_all(h)[:len(want)], want, "inlet")
+    for _ in range(20):         # where records lie is a matter of luck
+        server.commit()
+        server.drained()
+        h.shutdown()
+        server.stop()
+        server.start()
+        h = server.connect()
+        if server.status()["journal"]["size"] == 16 * MiB:
+            break
+    equal(server.status()["journal"]["size"], 16 * MiB, "size")
+    same(read_all(h)[:len(want)], want, "inlet of the smaller one")
+
+
+main(globals())
