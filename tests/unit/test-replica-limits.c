@@ -197,7 +197,9 @@ END_TEST
 
 static struct io_ops poor;
 static struct io_fs poor_fs;
-static int seek_error, fallocate_error, direct_error;
+static int seek_error, fallocate_error, direct_error, transfer_error;
+static struct io_file *direct_file;
+static unsigned buffered_opens;
 
 static int
 poor_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
@@ -207,7 +209,25 @@ poor_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
     errno = direct_error;
     return -1;
   }
-  return simdisk_fs (disk)->ops->open (fs, path, flags, mode, file);
+  if (simdisk_fs (disk)->ops->open (fs, path, flags, mode, file) == -1)
+    return -1;
+  if (flags & O_DIRECT)
+    direct_file = *file;
+  else if (direct_file == *file)
+    direct_file = NULL;
+  if (!(flags & O_DIRECT) && strcmp (path, "/sim/poor/journal") == 0)
+    buffered_opens++;
+  return 0;
+}
+
+static ssize_t
+poor_pread (struct io_file *file, void *buf, size_t len, uint64_t off)
+{
+  if (transfer_error && file == direct_file) {
+    errno = transfer_error;
+    return -1;
+  }
+  return simdisk_fs (disk)->ops->pread (file, buf, len, off);
 }
 
 static int
@@ -235,6 +255,7 @@ on_poor_host (struct replica_disk_params *d)
 {
   poor = *simdisk_fs (disk)->ops;
   poor.open = poor_open;
+  poor.pread = poor_pread;
   poor.fallocate = poor_fallocate;
   poor.seek = poor_seek;
   poor_fs = (struct io_fs) { .ops = &poor, .opaque = simdisk_fs (disk)->opaque };
@@ -284,6 +305,37 @@ START_TEST (poor_host)
   /* And from there on. */
   ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
   replica_close (r);
+}
+END_TEST
+
+/* Some file systems take O_DIRECT, and then no transfer, or none of our alignment. */
+START_TEST (direct_in_name_only)
+{
+  struct replica_disk_params d;
+  struct replica_params p = on_poor_host (&d);
+  struct replica_export x = { .disk = 0 };
+  struct commit_answer a;
+  uint8_t block[4096], got[4096];
+
+  p.baseline_trusted = true;
+  transfer_error = EINVAL;
+  for (unsigned i = 1; i < 4; i++) {
+    ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
+    r->by_hand = true;
+    ck_assert_uint_eq (buffered_opens, i);
+    if (i > 1) {
+      EXPECT (replica_pread (r, &x, got, sizeof got, 8192) == 0);
+      EXPECT (memcmp (got, block, sizeof got) == 0);
+    }
+    memset (block, i, sizeof block);
+    EXPECT (replica_pwrite (r, &x, block, sizeof block, 8192, 0) == 0);
+    EXPECT (replica_commit (r, &(struct commit_request) { 0 }, &a, NULL) == 0);
+    replica_close (r);
+  }
+  /* That it cannot be read at all is another matter. */
+  transfer_error = EIO;
+  ck_assert_int_eq (replica_open (&p, &r, &err), -1);
+  ck_assert_uint_eq (buffered_opens, 3);
 }
 END_TEST
 
@@ -588,6 +640,7 @@ main (void)
   tcase_add_test (t, waits_for_writeout);
   tcase_add_test (t, large_request);
   tcase_add_test (t, poor_host);
+  tcase_add_test (t, direct_in_name_only);
   tcase_add_test (t, broken_host);
   tcase_add_test (t, old_connections);
   tcase_add_test (t, stopping);
