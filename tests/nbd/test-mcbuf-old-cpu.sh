@@ -21,5 +21,6 @@ END
 chmod +x "$tmp/old"
 
 "$tmp/old" ./unit/old-cpu || fail "the emulated CPU has SSE4.2"
-CK_FORK=no "$tmp/old" ./test-common
-MCBUF_WRAPPER=$tmp/old "$here/nbd/test-mcbuf-commit-cycle.py"
+CK_FORK=no CK_RUN_CASE=crc "$tmp/old" ./test-common
+# What is tried is counted where the whole test runs.
+MCBUF_WRAPPER=$tmp/old "$here/nbd/test-mcbuf-commit-cycle.py" test_cycle test_sweep | grep -v ^TRIED

@@ -211,11 +211,13 @@ poor_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
   }
   if (simdisk_fs (disk)->ops->open (fs, path, flags, mode, file) == -1)
     return -1;
-  if (flags & O_DIRECT)
+  if (flags & O_DIRECT) {
     direct_file = *file;
-  else if (direct_file == *file)
+    return 0;
+  }
+  if (direct_file == *file)
     direct_file = NULL;
-  if (!(flags & O_DIRECT) && strcmp (path, "/sim/poor/journal") == 0)
+  if ((flags & O_ACCMODE) == O_RDWR && strcmp (path, "/sim/poor/journal") == 0)
     buffered_opens++;
   return 0;
 }
