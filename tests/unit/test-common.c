@@ -71,6 +71,7 @@ START_TEST (test_crc)
 }
 END_TEST
 
+#if defined HAVE_ISAL && SIZE_MAX > UINT32_MAX
 /* Longer than ISA-L's int counts. */
 START_TEST (test_crc_long)
 {
@@ -78,17 +79,15 @@ START_TEST (test_crc_long)
   uint8_t *p = calloc (1, n);
   uint32_t crc = 0;
 
-  /* Tables count in size_t. */
-  if (p == NULL || strcmp (crc32c_by, "ISA-L") != 0) {
-    free (p);
+  if (p == NULL)
     return;
-  }
   for (unsigned i = 0; i < 32; i++)
     crc = crc32c (p, n / 32, crc);
   EXPECT (crc32c (p, n, 0) == crc);
   free (p);
 }
 END_TEST
+#endif
 
 START_TEST (test_bytes)
 {
@@ -390,7 +389,9 @@ main (void)
   /* A case of its own, which is run on an emulated CPU as well (nbd/test-mcbuf-old-cpu.sh). */
   tcase_add_loop_test (crc, test_crc, 0, 2);
   suite_add_tcase (s, crc);
+#if defined HAVE_ISAL && SIZE_MAX > UINT32_MAX
   tcase_add_test (tc, test_crc_long);
+#endif
   tcase_add_test (tc, test_bytes);
   tcase_add_test (tc, test_host_ids);
   tcase_add_test (tc, test_clocks);
