@@ -57,7 +57,7 @@ def life(test, where, what):
     server = Server(test, image, "journal-size=48M", "buffer=8M", "baseline=trusted")
     direct = is_direct(server)
     # More than the journal and the buffer hold: recycled chunks, and reads of what left memory.
-    for _ in range(3):
+    for _ in range(2):
         h = server.connect()
         for _ in range(3):
             some_writes(rng, h, disk)
