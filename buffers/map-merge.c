@@ -14,10 +14,8 @@
 #include "buffers/map-impl.h"
 #include "common/bytes.h"
 
-_Static_assert (sizeof (size_t) == 8, "the cursor needs 64 bits");
-
 #define PHASE_SHIFT 60
-#define WALK ((size_t) 1 << 59)
+#define WALK (UINT64_C (1) << 59)
 #define PLACE(cursor) ((cursor) & (WALK - 1))
 
 enum phase { ZEROES, DYING, SLOTS, DONE };
@@ -143,7 +141,7 @@ merge_slots (struct map *older, const struct map *newer, size_t max,
 
 int
 map_merge (struct map *older, const struct map *newer, size_t max,
-           size_t *cursor)
+           uint64_t *cursor)
 {
   enum phase phase = *cursor >> PHASE_SHIFT;
   bool walk = (*cursor & WALK) != 0;
@@ -168,7 +166,7 @@ map_merge (struct map *older, const struct map *newer, size_t max,
     phase++;
     place = 0;
   }
-  *cursor = (size_t) phase << PHASE_SHIFT | (walk ? WALK : 0) | place;
+  *cursor = (uint64_t) phase << PHASE_SHIFT | (walk ? WALK : 0) | place;
   if (r == -1)
     return -1;
   return phase != DONE;

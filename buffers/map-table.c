@@ -15,7 +15,7 @@
 _Static_assert (sizeof (struct slot) == 16, "four slots fill a cache line");
 
 #define MIN_SLOTS ((size_t) 256)        /* a page of them */
-#define MAX_SLOTS ((size_t) 1 << 44)
+#define MAX_SLOTS ((size_t) 1 << (sizeof (size_t) == 8 ? 44 : 26))
 
 /* Old slots that each put moves.  The new table has room for a third as many puts
  * as the old one has slots, at least, so that two would do.

@@ -73,7 +73,7 @@ extern bool map_is_zero_at (const struct map *m, unsigned disk,
  * Neither may change between the calls; readers who look at NEWER before OLDER see no difference at any time.
  */
 extern int map_merge (struct map *older, const struct map *newer, size_t max,
-                      size_t *cursor);
+                      uint64_t *cursor);
 
 /* The map in the order of (disk, sector), disjoint. */
 struct map_run {

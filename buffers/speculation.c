@@ -239,7 +239,7 @@ speculation_loose (const struct speculation *s, uint64_t *number)
 
 int
 speculation_tighten (struct speculation *s, uint64_t number, struct map *map,
-                     size_t max, size_t *cursor, struct map **left)
+                     size_t max, uint64_t *cursor, struct map **left)
 {
   struct epoch *e = sealed_long (s);
   int r;

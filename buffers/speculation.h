@@ -68,7 +68,7 @@ extern void epoch_clear (struct epoch *e);      /* ready to be a spare again */
  */
 extern size_t speculation_loose (const struct speculation *s, uint64_t *number);
 extern int speculation_tighten (struct speculation *s, uint64_t number,
-                                struct map *map, size_t max, size_t *cursor,
+                                struct map *map, size_t max, uint64_t *cursor,
                                 struct map **left);
 /* The cleared map of a roomy epoch as a spare one.  Takes the map; NULL with ENOMEM, and it is freed. */
 extern struct epoch *epoch_of (struct map *map);

@@ -19,7 +19,7 @@ struct writeout {
    * of them is the one being merged.
    */
   struct epoch *unmerged, *oldest;
-  size_t cursor;                        /* of that merge */
+  uint64_t cursor;                      /* of that merge */
   bool partial;                         /* the newest segment holds a part of a checkpoint */
   struct segment *newest;               /* the gathering one; closed ones by ->older */
   struct segment *end;                  /* the oldest */

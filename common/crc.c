@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "config.h"
 
+#include "common/crc.h"
+
+#ifdef HAVE_ISAL
+
 #include <limits.h>
 
 #include <isa-l/crc.h>
 
-#include "common/crc.h"
+const char crc32c_by[] = "ISA-L";
 
 uint32_t
 crc32c (const void *buf, size_t len, uint32_t seed)
@@ -23,3 +27,15 @@ crc32c (const void *buf, size_t len, uint32_t seed)
   }
   return ~crc;
 }
+
+#else /* !HAVE_ISAL */
+
+const char crc32c_by[] = "tables";
+
+uint32_t
+crc32c (const void *buf, size_t len, uint32_t seed)
+{
+  return crc32c_tables (buf, len, seed);
+}
+
+#endif /* !HAVE_ISAL */

@@ -87,6 +87,18 @@ posix_truncate (struct io_file *file, uint64_t size)
   return ftruncate (fd_of (file), size);
 }
 
+static void
+posix_in_place (struct io_file *file)
+{
+  int flags;
+
+  /* btrfs and bcachefs take it; nobody else needs it. */
+  if (ioctl (fd_of (file), FS_IOC_GETFLAGS, &flags) == 0) {
+    flags |= FS_NOCOW_FL;
+    (void) ioctl (fd_of (file), FS_IOC_SETFLAGS, &flags);
+  }
+}
+
 static int
 posix_stat (struct io_file *file, struct io_stat *st)
 {
@@ -200,6 +212,7 @@ static const struct io_ops posix_ops = {
   .fdatasync = posix_fdatasync,
   .fallocate = posix_fallocate_mode,
   .truncate = posix_truncate,
+  .in_place = posix_in_place,
   .stat = posix_stat,
   .seek = posix_seek,
   .advise = posix_advise,

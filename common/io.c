@@ -131,6 +131,16 @@ io_truncate (struct io_file *file, uint64_t size)
   return r;
 }
 
+void
+io_in_place (struct io_file *file)
+{
+  int saved = errno;
+
+  if (file->fs->ops->in_place)
+    file->fs->ops->in_place (file);
+  errno = saved;
+}
+
 int
 io_stat (struct io_file *file, struct io_stat *st)
 {

@@ -50,6 +50,7 @@ struct io_ops {
   int (*fallocate) (struct io_file *file, int mode, uint64_t off, uint64_t len);
   int (*truncate) (struct io_file *file, uint64_t size);
   int (*stat) (struct io_file *file, struct io_stat *st);
+  void (*in_place) (struct io_file *file);      /* NULL: nothing to do */
   off_t (*seek) (struct io_file *file, uint64_t off, int whence); /* SEEK_DATA, SEEK_HOLE */
   int (*advise) (struct io_file *file, uint64_t off, uint64_t len, int advice);
   int (*lock) (struct io_file *file, enum io_lock how, uint64_t off, uint64_t len);
@@ -90,6 +91,10 @@ extern int io_fdatasync (struct io_file *file);
 extern int io_fallocate (struct io_file *file, int mode, uint64_t off,
                          uint64_t len);
 extern int io_truncate (struct io_file *file, uint64_t size);
+/* FILE, still empty, is to be overwritten in place where the file system would rather copy on
+ * write: what was allocated then is never too little.  A hint.
+ */
+extern void io_in_place (struct io_file *file);
 extern int io_stat (struct io_file *file, struct io_stat *st);
 extern off_t io_seek (struct io_file *file, uint64_t off, int whence);
 extern int io_advise (struct io_file *file, uint64_t off, uint64_t len,

@@ -90,6 +90,7 @@ create_in_dir (struct journal *j, const struct journal_config *config,
     return -1;
   if (io_open (j->fs, fresh, O_RDWR | O_CREAT | O_EXCL, 0600, &file) == -1)
     return -1;
+  io_in_place (file);
   io_close (file);
   if (journal_file_open (j, NEW_NAME) == -1 ||
       config_copy (&j->config, config) == -1)

@@ -81,11 +81,26 @@ struct staging_header {
   uint64_t mark;                /* ... and what is published ends here */
 };
 
+/* SIGKILL must not leave half of one: a store is one instruction, on every CPU that this compiles for. */
+#define STAGING_WORD(type, field)                                        \
+  _Static_assert (offsetof (struct type, field) % 8 == 0,               \
+                  #type "." #field " is not aligned")
+STAGING_WORD (staging_header, magic);
+STAGING_WORD (staging_header, instance);
+STAGING_WORD (staging_header, nbuffers);
+STAGING_WORD (staging_header, open_epoch);
+STAGING_WORD (staging_header, start);
+STAGING_WORD (staging_header, mark);
+_Static_assert (__atomic_always_lock_free (sizeof (uint64_t), 0),
+                "this CPU has no atomic 64 bit store: mcbuf cannot survive SIGKILL on it");
+
 /* Before each buffer, a page of it. */
 struct buffer_meta {
   uint64_t bound;               /* chunk, kind, and a check of both: one word */
   struct bits filled, pushed;
 };
+
+STAGING_WORD (buffer_meta, bound);
 
 struct buffer {
   uint32_t chunk;               /* 0: not bound */

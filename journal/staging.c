@@ -235,6 +235,10 @@ region_find (struct journal *j, const char *name, uint64_t n)
               (long) st.st_uid);
     return 0;
   }
+  if ((uint64_t) st.st_size > SIZE_MAX) {
+    errno = ENOMEM;             /* left by a program of 64 bits */
+    return -1;
+  }
   if ((size_t) st.st_size < JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE) {
     snprintf (j->region_why, sizeof j->region_why,
               "the shared memory that the last server left is cut short");
@@ -345,7 +349,7 @@ staging_open (struct journal *j, uint64_t size, bool *found)
   *found = false;
   j->asked = n;
   j->short_error = 0;
-  if (n > UINT32_MAX / 2) {
+  if (n > MIN ((uint64_t) UINT32_MAX / 2, SIZE_MAX / SLOT_SIZE - 1)) {
     errno = ENOMEM;
     return -1;
   }

@@ -26,6 +26,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "common/crc.h"
 #include "plugin/control.h"
 #include "plugin/params.h"
 #include "replica/replica.h"
@@ -116,6 +117,7 @@ mcbuf_dump_plugin (void)
           REPLICA_DEFAULT_JOURNAL_SIZE);
   printf ("mcbuf_default_buffer=%" PRIu64 "\n", REPLICA_DEFAULT_BUFFER);
   printf ("mcbuf_control_export=%s\n", CONTROL_EXPORT);
+  printf ("mcbuf_crc32c=%s\n", crc32c_by);
 }
 
 static void *

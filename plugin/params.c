@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -268,6 +269,14 @@ params_config (const char *key, const char *value)
   return -1;
 }
 
+static bool
+is_block_device (const char *path)
+{
+  struct stat st;
+
+  return stat (path, &st) == 0 && S_ISBLK (st.st_mode);
+}
+
 int
 params_complete (void)
 {
@@ -276,7 +285,9 @@ params_complete (void)
     return -1;
   }
   if (journal == NULL) {
-    if (ndisks > 1 || uri_is_nbd (disks[0].path)) {
+    /* Beside a block device is /dev: in memory. */
+    if (ndisks > 1 || uri_is_nbd (disks[0].path) ||
+        is_block_device (disks[0].path)) {
       nbdkit_error (ndisks > 1 ? "journal=DIR is needed with more than one disk" :
                     "journal=DIR is needed with a backing image that is no file");
       return -1;

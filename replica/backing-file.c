@@ -7,6 +7,9 @@
  * may hold the byte that forbids it, and the other way round.  mcbuf reads, writes
  * and relies on the size, and lets nobody else write or resize.  (Locks of one open file never
  * conflict with each other, so the tests below see only other processes.)
+ *
+ * Those locks belong to the name in /dev that was opened, and only QEMU looks at them.  So a block device is
+ * claimed as well, as a file system that is mounted claims it (O_EXCL): of two who do that one is refused.
  */
 #include "config.h"
 
@@ -32,10 +35,12 @@
 #define PERM_BYTES 5            /* QEMU has as many */
 
 #define ZEROES (1u << 20)
+#define DEVICE_ALIGN 4096u      /* of what a device zeroes by itself: no logical sector is larger */
 
 struct image {
   struct backing b;
   struct io_file *file;
+  bool device;                  /* a block device */
   bool seek_data;               /* holes can be asked for */
   /* Set once, by whoever finds out: a stale value costs one failed call. */
   _Atomic bool no_punch, no_zero_range;
@@ -109,6 +114,24 @@ give_size (struct image *f, uint64_t size)
   return io_sync_dir (f->file->fs, slash ? dir : ".");
 }
 
+/* O_EXCL without O_CREAT is defined for block devices only. */
+static int
+claim_device (struct image *f, const struct io_fs *fs, struct io_stat *st,
+              struct mcerror *err)
+{
+  io_close (f->file);
+  f->file = NULL;
+  if (io_open (fs, f->b.path, O_RDWR | O_EXCL, 0, &f->file) == 0 &&
+      io_stat (f->file, st) == 0)
+    return 0;
+  if (errno == EBUSY)
+    return mcerror_set (err, MCEXIT_USAGE,
+                        "%s: the block device is in use (mounted, a part of another device, or another mcbuf has it): "
+                        "unmount or stop that first", f->b.path);
+  return mcerror_set (err, MCEXIT_USAGE, "%s: cannot claim the block device: %m",
+                      f->b.path);
+}
+
 static int
 open_image (struct image *f, const struct io_fs *fs, bool create,
             uint64_t size, struct mcerror *err)
@@ -151,6 +174,8 @@ open_image (struct image *f, const struct io_fs *fs, bool create,
     return mcerror_set (err, MCEXIT_USAGE,
                         "%s: neither a file nor a block device", f->b.path);
   }
+  if (st.kind == IO_KIND_BLOCK && claim_device (f, fs, &st, err) == -1)
+    return -1;
   if (create && st.kind == IO_KIND_REGULAR && st.size == 0) {
     /* Begun by one that was killed, or lost power, before it had its size. */
     if (give_size (f, size) == -1)
@@ -173,6 +198,7 @@ open_image (struct image *f, const struct io_fs *fs, bool create,
                         f->b.path);
   }
   f->b.size = create ? size : st.size;
+  f->device = st.kind == IO_KIND_BLOCK;
   f->seek_data = st.kind == IO_KIND_REGULAR;
   return take_locks (f, err);
 }
@@ -209,33 +235,8 @@ unsupported (int errnum)
 }
 
 static int
-image_zero (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
-            bool fast)
+write_zeroes (struct image *f, uint64_t len, uint64_t off)
 {
-  struct image *f = (struct image *) b;
-
-  if (may_trim && !f->no_punch) {
-    if (io_fallocate (f->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                      off, len) == 0)
-      return 0;
-    if (unsupported (errno))
-      f->no_punch = true;
-    else if (errno != EINVAL)   /* a range that a block device does not take */
-      return -1;
-  }
-  if (!f->no_zero_range) {
-    if (io_fallocate (f->file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
-                      off, len) == 0)
-      return 0;
-    if (unsupported (errno))
-      f->no_zero_range = true;
-    else if (errno != EINVAL)
-      return -1;
-  }
-  if (fast) {
-    errno = ENOTSUP;
-    return -1;
-  }
   while (len > 0) {
     size_t n = MIN (len, (uint64_t) ZEROES);
 
@@ -245,6 +246,60 @@ image_zero (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
     len -= n;
   }
   return 0;
+}
+
+/* Without writing zeroes: 1, 0 when that is not to be had, -1 errno.  A device that cannot zero a range has
+ * the kernel write the zeroes: not with FAST.
+ */
+static int
+zero_at_once (struct image *f, uint64_t len, uint64_t off, bool may_trim,
+              bool fast)
+{
+  if (may_trim && !f->no_punch) {
+    if (io_fallocate (f->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      off, len) == 0)
+      return 1;
+    if (unsupported (errno))
+      f->no_punch = true;
+    else if (errno != EINVAL)   /* a range that a block device does not take */
+      return -1;
+  }
+  if (!f->no_zero_range && !(fast && f->device)) {
+    if (io_fallocate (f->file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                      off, len) == 0)
+      return 1;
+    if (unsupported (errno))
+      f->no_zero_range = true;
+    else if (errno != EINVAL)
+      return -1;
+  }
+  return 0;
+}
+
+static int
+image_zero (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
+            bool fast)
+{
+  struct image *f = (struct image *) b;
+  uint64_t end = off + len;
+  /* A device takes whole sectors only: the rest, before FROM and from UPTO on, is written. */
+  uint64_t from = f->device ? MIN (ROUND_UP (off, DEVICE_ALIGN), end) : off;
+  uint64_t upto = f->device ? MAX (ROUND_DOWN (end, DEVICE_ALIGN), from) : end;
+  int r = from < upto ? zero_at_once (f, upto - from, from, may_trim, fast) :
+    0;
+
+  if (r == -1)
+    return -1;
+  if (r == 0) {
+    if (fast) {
+      errno = ENOTSUP;
+      return -1;
+    }
+    return write_zeroes (f, len, off);
+  }
+  if (write_zeroes (f, from - off, off) == -1)
+    return -1;
+  return write_zeroes (f, end - upto, upto);
 }
 
 static int
@@ -303,8 +358,16 @@ image_stamp (struct backing *b, uint64_t *inode, uint64_t *mtime)
   return 0;
 }
 
+static void
+image_fit (struct backing *b, uint64_t size)
+{
+  if (((struct image *) b)->device)
+    b->size = MIN (b->size, size);
+}
+
 static const struct backing_ops image_ops = {
   .outlives = true,
+  .fit = image_fit,
   .close = image_close,
   .pread = image_pread,
   .pwritev = image_pwritev,
@@ -354,6 +417,7 @@ backing_file_look (const struct io_fs *fs, const char *path,
     return -1;
   }
   f->b.size = st.size;
+  f->device = st.kind == IO_KIND_BLOCK;
   *backing = &f->b;
   return 0;
 }

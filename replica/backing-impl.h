@@ -9,6 +9,7 @@
 struct backing_ops {
   bool outlives;
   void (*close) (struct backing *b);    /* and free it */
+  void (*fit) (struct backing *b, uint64_t size);       /* NULL: nothing to do */
   int (*pread) (struct backing *b, void *buf, size_t len, uint64_t off);
   int (*pwritev) (struct backing *b, struct iovec *iov, int n, uint64_t off);
   int (*zero) (struct backing *b, uint64_t len, uint64_t off, bool may_trim,

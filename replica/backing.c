@@ -42,6 +42,13 @@ backing_close (struct backing *b)
   errno = saved;
 }
 
+void
+backing_fit (struct backing *b, uint64_t size)
+{
+  if (b->ops->fit)
+    b->ops->fit (b, size);
+}
+
 uint64_t
 backing_size (const struct backing *b)
 {

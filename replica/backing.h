@@ -38,6 +38,11 @@ extern int backing_none (const char *path, uint64_t size,
                          struct backing **backing);
 extern void backing_close (struct backing *b);  /* NULL is allowed */
 
+/* The disk has SIZE bytes: what a block device has beyond them is not used.  No other
+ * image may be larger than its disk.
+ */
+extern void backing_fit (struct backing *b, uint64_t size);
+
 extern uint64_t backing_size (const struct backing *b);
 extern const char *backing_path (const struct backing *b);      /* or URI */
 /* Does what was written and not flushed outlive this process, as the host's page cache does? */

@@ -192,7 +192,8 @@ tighten (struct replica *r)
   struct map *map, *left = NULL;
   struct epoch *spare;
   uint64_t number;
-  size_t blocks, cursor = 0;
+  size_t blocks;
+  uint64_t cursor = 0;
   int more;
 
   {

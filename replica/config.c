@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "replica/internal.h"
@@ -91,6 +92,8 @@ check_room (const struct io_fs *fs, const char *dir, uint64_t size,
   if (statvfs (dir, &st) == -1 &&
       statvfs (slash ? parent : ".", &st) == -1)
     return 0;                   /* whatever is wrong, making it says so */
+  if (st.f_blocks == 0)
+    return 0;                   /* it does not count: ramfs, some in user space */
   room = (uint64_t) st.f_bfree * st.f_frsize;
   if (size <= room)
     return 0;
@@ -136,7 +139,17 @@ replica_create (struct replica *r, const struct replica_params *params,
 
 /* --- one that lived before ------------------------------------------------------------ */
 
-/* A disk's path may have changed only if nothing is left at the old one. */
+/* Two names of one block device? */
+static bool
+same_device (const char *a, const char *b)
+{
+  struct stat s, t;
+
+  return stat (a, &s) == 0 && S_ISBLK (s.st_mode) &&
+         stat (b, &t) == 0 && S_ISBLK (t.st_mode) && s.st_rdev == t.st_rdev;
+}
+
+/* A disk's path may have changed only if nothing else is left at the old one. */
 static int
 check_path (struct replica *r, const struct journal_disk *was,
             const struct disk *is, bool *moved, struct mcerror *err)
@@ -145,6 +158,11 @@ check_path (struct replica *r, const struct journal_disk *was,
 
   if (strcmp (was->path, backing_path (is->backing)) == 0)
     return 0;
+  if (r->fs == &io_posix &&
+      same_device (was->path, backing_path (is->backing))) {
+    *moved = true;
+    return 0;
+  }
   exists = backing_exists (r->fs, was->path);
   if (exists == 1) {
     errno = EINVAL;
@@ -239,6 +257,8 @@ check_config (struct replica *r, struct mcerror *err)
     struct disk *is = &r->disks[i];
 
     is->joined = was->joined;
+    backing_fit (is->backing, was->size);
+    is->size = backing_size (is->backing);
     errno = EINVAL;
     if (is->size != was->size)
       return mcerror_set (err, MCEXIT_USAGE,

@@ -84,7 +84,7 @@ divergence_new (struct replica *r, uint64_t generation)
     d->ndisks = i + 1;
     d->disk[i].n = DIV_UP (r->disks[i].size, (uint64_t) DIVERGENCE_REGION);
     d->disk[i].at = at;
-    d->disk[i].region = calloc (d->disk[i].n, 1);
+    d->disk[i].region = d->disk[i].n > SIZE_MAX ? NULL : calloc (d->disk[i].n, 1);
     if (d->disk[i].region == NULL) {
       divergence_free (d);
       errno = ENOMEM;

@@ -204,7 +204,7 @@ extern bool state_has_committed (const struct journal_state *state, uint64_t epo
 
 /* --- config.c, wake.c: parts of replica_open ------------------------------ */
 
-/* realpath of PATH in FS, malloced.  NULL with errno. */
+/* realpath of PATH in FS, malloced.  NULL with errno.  A block device keeps the name that it was given. */
 extern char *real_path (const struct io_fs *fs, const char *path);
 /* Make the journal of a new replica. */
 extern int replica_create (struct replica *r,

@@ -5,8 +5,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "common/uri.h"
 #include "common/bytes.h"
@@ -18,40 +21,49 @@
 
 /* --- disks ------------------------------------------------------------------------ */
 
+/* PATH's last part, wherever that leads to, in the real directory. */
+static char *
+in_real_directory (const char *path)
+{
+  const char *slash = strrchr (path, '/');
+  CLEANUP_FREE char *dir = slash == NULL ? strdup (".") :
+    slash == path ? strdup ("/") : strndup (path, slash - path);
+  CLEANUP_FREE char *real_dir = dir ? realpath (dir, NULL) : NULL;
+  char *joined;
+
+  if (real_dir == NULL ||
+      asprintf (&joined, "%s/%s", real_dir[1] ? real_dir : "",
+                slash ? slash + 1 : path) == -1)
+    return NULL;
+  return joined;
+}
+
 char *
 real_path (const struct io_fs *fs, const char *path)
 {
+  struct stat st;
+
   /* Only the host's file systems have links and a working directory; a URI is
    * the same everywhere.
    */
-  return fs == &io_posix && !uri_is_nbd (path) ? realpath (path, NULL) :
-    strdup (path);
+  if (fs != &io_posix || uri_is_nbd (path))
+    return strdup (path);
+  /* /dev/sdb is another disk after the next boot, /dev/disk/by-id/... is not. */
+  if (stat (path, &st) == 0 && S_ISBLK (st.st_mode))
+    return in_real_directory (path);
+  return realpath (path, NULL);
 }
 
 char *
 absolute_path (const struct io_fs *fs, const char *path, struct mcerror *err)
 {
   char *real = real_path (fs, path);
-  CLEANUP_FREE char *dir = NULL;
-  CLEANUP_FREE char *real_dir = NULL;
-  const char *slash = strrchr (path, '/');
-  char *joined;
 
-  if (real != NULL)
-    return real;
-  if (errno != ENOENT)
-    goto error;
-  dir = slash == NULL ? strdup (".") :
-    slash == path ? strdup ("/") : strndup (path, slash - path);
-  if (dir == NULL || (real_dir = realpath (dir, NULL)) == NULL ||
-      asprintf (&joined, "%s/%s", real_dir[1] ? real_dir : "",
-                slash ? slash + 1 : path) == -1)
-    goto error;
-  return joined;
-
- error:
-  mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
-  return NULL;
+  if (real == NULL && errno == ENOENT)
+    real = in_real_directory (path);
+  if (real == NULL)
+    mcerror_set (err, MCEXIT_USAGE, "%s: %m", path);
+  return real;
 }
 
 /* Does the image of a disk that lived before fit what the user says of it? */
@@ -108,6 +120,8 @@ open_disks (struct replica *r, const struct replica_params *params,
                             path, params->dir);
       return -1;
     }
+    if (p->create)
+      backing_fit (d->backing, p->size);
     d->size = backing_size (d->backing);
     if (exists && check_existing (p, d, err) == -1)
       return -1;
@@ -223,6 +237,19 @@ know_images (struct replica *r)
   journal_set_samples (r->journal, list, kept);
 }
 
+/* Nothing in there can be as durable as a commit says it is. */
+static void
+warn_of_memory (struct replica *r)
+{
+  struct statfs st;
+
+  if (r->fs == &io_posix && statfs (r->dir, &st) == 0 &&
+      ((uint32_t) st.f_type == TMPFS_MAGIC ||
+       (uint32_t) st.f_type == RAMFS_MAGIC))
+    replica_log (r, REPLICA_LOG_ERROR, "%s: the journal is on a file system in memory: a reboot loses it, "
+                 "and all checkpoints with it: name another directory with journal=", r->dir);
+}
+
 int
 replica_open (const struct replica_params *params, struct replica **replica,
               struct mcerror *err)
@@ -296,6 +323,7 @@ replica_open (const struct replica_params *params, struct replica **replica,
     goto error;
   if (r->state == JOURNAL_PROMOTED)
     r->divergence = divergence_load (r);
+  warn_of_memory (r);
   *replica = r;
   return 0;
 

@@ -273,6 +273,7 @@ recover_open_image (struct recovery *rec, unsigned i)
   /* First without a lock: an image that is none of this disk's is nobody's business. */
   if (backing_look (rec->params->fs, real, &d->backing, rec->err) == -1)
     return -1;
+  backing_fit (d->backing, was->size);
   d->size = backing_size (d->backing);
   if (d->size == was->size) {
     if (rec->look)
@@ -281,6 +282,7 @@ recover_open_image (struct recovery *rec, unsigned i)
     d->backing = NULL;
     if (backing_open (rec->params->fs, real, false, 0, &d->backing, rec->err) == -1)
       return -1;
+    backing_fit (d->backing, was->size);
     d->size = backing_size (d->backing);
   }
   if (d->size == was->size)

@@ -17,7 +17,7 @@
 
 #define STAGING (UINT64_C (8) << 20)    /* for a few records */
 #define MIN_CACHE (UINT64_C (16) << 20)
-#define MAX_CACHE (UINT64_C (4) << 30)
+#define MAX_CACHE (sizeof (size_t) == 8 ? UINT64_C (4) << 30 : UINT64_C (512) << 20)
 
 /* How much of the journal to keep in RAM: all that is needed, within reason. */
 static uint64_t

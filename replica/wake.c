@@ -279,14 +279,9 @@ change_open (struct journal_state *state, void *opaque)
   if (!c->keep_clean)
     state->clean = false;
   if (!c->restored)
-<<<<<<< HEAD
     state_discard (state, c->open - 1);
-  state->pending = false;
-=======
-    state->void_epoch = c->open - 1;
   if (state->pending)           /* promoted without what was written to scratch */
     state->pending = state->scratch = false;
->>>>>>> fixv
 }
 
 /* What the buffer took.  Who named its size gets that or an error; else less will do, and is

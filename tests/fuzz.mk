@@ -64,6 +64,7 @@ fuzz_world_wrap = \
 	-Wl,--wrap=journal_start \
 	-Wl,--wrap=map_new \
 	-Wl,--wrap=mmap \
+	-Wl,--wrap=mmap64 \
 	-Wl,--wrap=munmap \
 	-Wl,--wrap=pthread_cond_timedwait \
 	$(NULL)

@@ -16,6 +16,7 @@ TORTURE_WRAP = \
 	-Wl,--wrap=malloc \
 	-Wl,--wrap=map_new \
 	-Wl,--wrap=mmap \
+	-Wl,--wrap=mmap64 \
 	-Wl,--wrap=munmap \
 	-Wl,--wrap=posix_memalign \
 	-Wl,--wrap=pthread_cond_timedwait \

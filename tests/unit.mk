@@ -41,6 +41,7 @@ UNIT_WRAP = \
 	-Wl,--wrap=aligned_alloc \
 	-Wl,--wrap=asprintf \
 	-Wl,--wrap=mmap \
+	-Wl,--wrap=mmap64 \
 	-Wl,--wrap=posix_memalign \
 	-Wl,--wrap=strdup \
 	-Wl,--wrap=strndup \

@@ -51,6 +51,11 @@ __wrap_calloc (size_t n, size_t size)
   return unit_alloc_fails () ? NULL : __real_calloc (n, size);
 }
 
+/* Where off_t is longer than a pointer, that is what the C library calls it. */
+#if UINTPTR_MAX < UINT64_MAX
+#define __real_mmap __real_mmap64
+#define __wrap_mmap __wrap_mmap64
+#endif
 extern void *__real_mmap (void *addr, size_t len, int prot, int flags, int fd,
                           off_t off);
 extern void *__wrap_mmap (void *addr, size_t len, int prot, int flags, int fd,

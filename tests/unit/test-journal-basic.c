@@ -78,6 +78,22 @@ START_TEST (config_and_lock)
 }
 END_TEST
 
+/* More memory than there are addresses: the size must not lose its upper half on the way. */
+START_TEST (no_such_memory)
+{
+  const uint64_t sizes[] = { (UINT64_C (1) << 50) + 8 * MIB, UINT64_C (1) << 50, UINT64_MAX };
+  struct mcerror err = { 0 };
+
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (journal_open (&io_posix, h.dir, &h.j, &err), 0);
+    ck_assert_int_eq (journal_start (h.j, sizes[i], false, &h.took, &err), -1);
+    ck_assert_int_eq (errno, ENOMEM);
+    journal_close (h.j);
+    h.j = NULL;
+  }
+}
+END_TEST
+
 START_TEST (commit_and_reopen)
 {
   struct journal_checkpoint list[8];
@@ -439,6 +455,7 @@ main (void)
   tcase_set_timeout (t, 120);
   tcase_add_test (t, exists);
   tcase_add_test (t, config_and_lock);
+  tcase_add_test (t, no_such_memory);
   tcase_add_loop_test (t, commit_and_reopen, 0, 2);
   tcase_add_test (t, sweep_many_epochs);
   tcase_add_test (t, read_and_pin);

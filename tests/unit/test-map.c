@@ -220,7 +220,8 @@ START_TEST (test_listed)
   for (unsigned i = 0; i < 10; i++) {
     struct map *m = i % 2 ? roomy : map;
     struct map_run *runs;
-    size_t n, cursor = 0;
+    size_t n;
+    uint64_t cursor = 0;
 
     for (unsigned k = 0; k < many[i / 2]; k++)
       EXPECT (map_put (m, 0, k * 800, 8, k) == 0);
@@ -391,7 +392,8 @@ START_TEST (test_merge)
   for (unsigned round = 0; round < 150; round++) {
     unsigned steps = unit_random (unit_chance (80) ? 20 : 300);
     unsigned zeroes = unit_random (3) * 30;
-    size_t cursor = 0, max = unit_chance (30) ? SIZE_MAX
+    uint64_t cursor = 0;
+    size_t max = unit_chance (30) ? SIZE_MAX
                                               : unit_random (100);
     unsigned w = unit_random (MODEL_WINDOWS);
     int r;
@@ -428,7 +430,7 @@ END_TEST
 START_TEST (test_merge_slices)
 {
   struct map *newer = map_new (10);
-  size_t cursor = 0;
+  uint64_t cursor = 0;
   unsigned calls = 0;
 
   for (unsigned i = 0; i < 20000; i++) {
@@ -452,7 +454,7 @@ START_TEST (test_merge_large)
 {
   enum { N = 1 << 20 };
   struct map *newer = map_new (N);
-  size_t cursor = 0;
+  uint64_t cursor = 0;
 
   EXPECT (newer != NULL);
   for (uint32_t i = 0; i < N; i++)

@@ -59,7 +59,7 @@ tighten (size_t max, unsigned drop)
 
   while ((blocks = speculation_loose (spec, &number)) > 0) {
     struct map *map = map_new (blocks), *left = NULL;
-    size_t cursor = 0;
+    uint64_t cursor = 0;
     int r;
 
     if (map == NULL)

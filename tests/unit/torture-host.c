@@ -17,6 +17,11 @@
 #define SLOT_SIZE (JOURNAL_BLOCK + (size_t) JOURNAL_CHUNK)
 
 extern uint64_t __real_host_monotonic_ns (void);
+/* Where off_t is longer than a pointer, that is what the C library calls it. */
+#if UINTPTR_MAX < UINT64_MAX
+#define __real_mmap __real_mmap64
+#define __wrap_mmap __wrap_mmap64
+#endif
 extern void *__real_mmap (void *addr, size_t len, int prot, int flags, int fd,
                           off_t off);
 extern int __real_munmap (void *addr, size_t len);
