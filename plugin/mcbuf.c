@@ -328,7 +328,8 @@ mcbuf_export_description (void *handle)
   return h->control ? "mcbuf control verbs" :
     h->export.view == REPLICA_PROMOTED ? "mcbuf disk, promoted" :
     h->export.view == REPLICA_CHECKPOINT ? "mcbuf checkpoint, read-only" :
-    h->export.view == REPLICA_DIVERGENCE ? "mcbuf divergence from the old primary" :
+    h->export.view == REPLICA_DIVERGENCE ? 
+      "mcbuf divergence from the old primary; not all of it if that was killed" :
     h->export.view == REPLICA_SCRATCH ? "mcbuf scratch, over the newest checkpoint" :
     "mcbuf inlet";
 }

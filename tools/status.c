@@ -31,7 +31,8 @@ usage (void)
          "  --watch           show it again every second, until interrupted\n"
          "  --prometheus      print it as metrics for Prometheus\n"
          "  --divergence      after a fail-over: the ranges, in bytes, in which the old\n"
-         "                    primary's disks may differ (local only)\n"
+         "                    primary's disks may differ, if QEMU there was stopped or\n"
+         "                    quit; one that was killed needs a full copy (local only)\n"
          "  --secret=+FILE    by URI: the server's control-secret is in FILE\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
@@ -78,9 +79,21 @@ show (struct client *c, enum format format, const char *target)
   return MCEXIT_DONE;
 }
 
+/* The list is no better than what is known of the old primary's end: nobody shall miss that, whatever
+ * reads the ranges.
+ */
+static void
+show_condition (json_t *reply)
+{
+  const char *condition = json_string_value (json_object_get (reply, "complete_if"));
+
+  if (condition)
+    (void) tool_error (MCEXIT_DONE, "warning: these ranges are all only if %s", condition);
+}
+
 /* One disk's ranges, a reply at a time. */
 static int
-show_disk (struct client *c, const char *name, bool json)
+show_disk (struct client *c, const char *name, bool first, bool json)
 {
   json_int_t from = 0;
 
@@ -102,6 +115,8 @@ show_disk (struct client *c, const char *name, bool json)
     if (!json_is_true (json_object_get (answer.object, "known")))
       return tool_error (MCEXIT_REFUSED, "the divergence is not known: %s",
                          json_string_value (json_object_get (answer.object, "reason")));
+    if (first && from == 0)
+      show_condition (answer.object);
     if (!json)
       json_array_foreach (json_object_get (answer.object, "ranges"), i, range)
         printf ("%s %" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT "\n",
@@ -129,7 +144,7 @@ divergence (struct client *c, bool json)
   disks = json_incref (json_object_get (answer.object, "disks"));
   json_array_foreach (disks, i, disk)
     if (status == MCEXIT_DONE)
-      status = show_disk (c, json_string_value (json_object_get (disk, "name")), json);
+      status = show_disk (c, json_string_value (json_object_get (disk, "name")), i == 0, json);
   json_decref (disks);
   return status;
 }

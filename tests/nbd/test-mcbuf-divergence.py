@@ -64,7 +64,7 @@ class Pair:
     def listed(self):
         """mcbuf-status --divergence: ranges by disk."""
         found = [[], []]
-        for line in tool("mcbuf-status", "--divergence", self.server.journal).out.splitlines():
+        for line in tool("mcbuf-status", "--divergence", self.server.journal, warns=True).out.splitlines():
             name, offset, length = line.split()
             found[NAMES.index(name)].append((int(offset), int(length)))
         return found
@@ -279,7 +279,7 @@ def test_qemu(test):
     poll("the divergence to be known", lambda: server.ask("divergence")["known"])
     copied = 0
     with open(source, "r+b") as f:
-        for line in tool("mcbuf-status", "--divergence", server.journal).out.splitlines():
+        for line in tool("mcbuf-status", "--divergence", server.journal, warns=True).out.splitlines():
             _, offset, length = line.split()
             f.seek(int(offset))
             f.write(h.pread(int(length), int(offset)))
