@@ -79,21 +79,9 @@ show (struct client *c, enum format format, const char *target)
   return MCEXIT_DONE;
 }
 
-/* The list is no better than what is known of the old primary's end: nobody shall miss that, whatever
- * reads the ranges.
- */
-static void
-show_condition (json_t *reply)
-{
-  const char *condition = json_string_value (json_object_get (reply, "complete_if"));
-
-  if (condition)
-    (void) tool_error (MCEXIT_DONE, "warning: these ranges are all only if %s", condition);
-}
-
-/* One disk's ranges, a reply at a time. */
+/* One disk's ranges, a reply at a time.  *CONDITION, if not NULL already: on which they are all. */
 static int
-show_disk (struct client *c, const char *name, bool first, bool json)
+show_disk (struct client *c, const char *name, bool json, char **condition)
 {
   json_int_t from = 0;
 
@@ -115,8 +103,12 @@ show_disk (struct client *c, const char *name, bool first, bool json)
     if (!json_is_true (json_object_get (answer.object, "known")))
       return tool_error (MCEXIT_REFUSED, "the divergence is not known: %s",
                          json_string_value (json_object_get (answer.object, "reason")));
-    if (first && from == 0)
-      show_condition (answer.object);
+    if (*condition == NULL) {
+      const char *text = json_string_value (json_object_get (answer.object, "complete_if"));
+
+      if (text && (*condition = strdup (text)) == NULL)
+        return tool_error (MCEXIT_USAGE, "out of memory");
+    }
     if (!json)
       json_array_foreach (json_object_get (answer.object, "ranges"), i, range)
         printf ("%s %" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT "\n",
@@ -133,6 +125,7 @@ show_disk (struct client *c, const char *name, bool first, bool json)
 static int
 divergence (struct client *c, bool json)
 {
+  CLEANUP_FREE char *condition = NULL;
   int status = MCEXIT_DONE;
   struct answer answer;
   struct mcerror err;
@@ -144,8 +137,13 @@ divergence (struct client *c, bool json)
   disks = json_incref (json_object_get (answer.object, "disks"));
   json_array_foreach (disks, i, disk)
     if (status == MCEXIT_DONE)
-      status = show_disk (c, json_string_value (json_object_get (disk, "name")), i == 0, json);
+      status = show_disk (c, json_string_value (json_object_get (disk, "name")), json, &condition);
   json_decref (disks);
+  /* The list is no better than what is known of the old primary's end: nobody shall miss that,
+   * whatever reads the ranges.
+   */
+  if (condition && status == MCEXIT_DONE)
+    (void) tool_error (MCEXIT_DONE, "warning: these ranges are all only if %s", condition);
   return status;
 }
 
