@@ -95,8 +95,10 @@ posix_stat (struct io_file *file, struct io_stat *st)
   if (fstat (fd_of (file), &s) == -1)
     return -1;
   st->size = s.st_size;
-  if (S_ISREG (s.st_mode))
+  if (S_ISREG (s.st_mode)) {
     st->kind = IO_KIND_REGULAR;
+    st->mtime_ns = s.st_mtim.tv_sec * UINT64_C (1000000000) + s.st_mtim.tv_nsec;
+  }
   else if (S_ISBLK (s.st_mode)) {
     st->kind = IO_KIND_BLOCK;
     if (ioctl (fd_of (file), BLKGETSIZE64, &st->size) == -1)

@@ -134,6 +134,7 @@ io_truncate (struct io_file *file, uint64_t size)
 int
 io_stat (struct io_file *file, struct io_stat *st)
 {
+  *st = (struct io_stat) { .kind = IO_KIND_OTHER };
   return file->fs->ops->stat (file, st);
 }
 

@@ -30,6 +30,7 @@ enum io_kind { IO_KIND_REGULAR, IO_KIND_BLOCK, IO_KIND_OTHER };
 struct io_stat {
   enum io_kind kind;
   uint64_t size;                /* bytes; for a block device its capacity */
+  uint64_t mtime_ns;            /* of a regular file: when its content was last changed; 0: not known */
 };
 
 /* An advisory lock over a byte range, as OFD locks: it belongs to the open

@@ -267,6 +267,14 @@ image_extent (struct backing *b, uint64_t off, uint64_t max, uint64_t *len,
   return 0;
 }
 
+static uint64_t
+image_mtime (struct backing *b)
+{
+  struct io_stat st;
+
+  return io_stat (((struct image *) b)->file, &st) == -1 ? 0 : st.mtime_ns;
+}
+
 static const struct backing_ops image_ops = {
   .outlives = true,
   .close = image_close,
@@ -276,6 +284,7 @@ static const struct backing_ops image_ops = {
   .flush = image_flush,
   .cache = image_cache,
   .extent = image_extent,
+  .mtime = image_mtime,
 };
 
 int

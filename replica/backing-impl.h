@@ -17,6 +17,7 @@ struct backing_ops {
   int (*cache) (struct backing *b, uint64_t len, uint64_t off);
   int (*extent) (struct backing *b, uint64_t off, uint64_t max, uint64_t *len,
                  bool *hole);
+  uint64_t (*mtime) (struct backing *b);        /* NULL: cannot be told */
   void (*restart) (struct backing *b);  /* NULL: nothing to do */
   void (*stop) (struct backing *b);     /* the same */
 };

@@ -60,6 +60,12 @@ backing_outlives (const struct backing *b)
   return b->ops->outlives;
 }
 
+uint64_t
+backing_mtime (struct backing *b)
+{
+  return b->ops->mtime ? b->ops->mtime (b) : 0;
+}
+
 int
 backing_pread (struct backing *b, void *buf, size_t len, uint64_t off)
 {

@@ -38,6 +38,9 @@ extern const char *backing_path (const struct backing *b);      /* or URI */
 /* Does what was written and not flushed outlive this process, as the host's page cache does? */
 extern bool backing_outlives (const struct backing *b);
 
+/* When was it last written to, by whomever?  In ns, to compare only; 0: that cannot be told. */
+extern uint64_t backing_mtime (struct backing *b);
+
 /* Is there still something at PATH (or URI), where an image once was?  1, 0, -1 when that
  * cannot be told.
  */
