@@ -7,6 +7,10 @@
  * may hold the byte that forbids it, and the other way round.  mcbuf reads, writes
  * and relies on the size, and lets nobody else write or resize.  (Locks of one open file never
  * conflict with each other, so the tests below see only other processes.)
+ *
+ * A program that takes no locks is found out before the image is opened: nobody may have a file open for writing (readers
+ * may, a backup for example), and a block device is opened exclusively, which refuses one that is mounted
+ * or is part of something.
  */
 #include "config.h"
 
@@ -70,6 +74,30 @@ take_locks (struct image *f, struct mcerror *err)
                       f->b.path);
 }
 
+/* Does anybody write to the image, whether with locks or not?  FLAGS for opening it are added. */
+static int
+check_users (struct image *f, const struct io_fs *fs, int *flags,
+             struct mcerror *err)
+{
+  struct io_file *file;
+  struct io_stat st;
+  char who[64];
+  int result = 0;
+
+  /* What cannot be opened is reported where it has to be. */
+  if (fs->ops->check_writers == NULL ||
+      io_open (fs, f->b.path, O_RDONLY | O_NONBLOCK, 0, &file) == -1)
+    return 0;
+  if (io_stat (file, &st) == 0 && st.kind == IO_KIND_BLOCK)
+    *flags |= O_EXCL;
+  else if (io_check_writers (file, who, sizeof who) == -1)
+    result = mcerror_set (err, MCEXIT_USAGE,
+                          "%s: the image is in use by another process, which has it open for writing%s%s%s: "
+                          "stop it first", f->b.path, who[0] ? " (" : "", who, who[0] ? ")" : "");
+  io_close (file);
+  return result;
+}
+
 /* Durable, and so is its name: the journal will rely on it. */
 static int
 give_size (struct image *f, uint64_t size)
@@ -91,8 +119,15 @@ open_image (struct image *f, const struct io_fs *fs, bool create,
             uint64_t size, struct mcerror *err)
 {
   struct io_stat st;
+  int flags = O_RDWR;
 
-  if (io_open (fs, f->b.path, O_RDWR, 0, &f->file) == -1) {
+  if (check_users (f, fs, &flags, err) == -1)
+    return -1;
+  if (io_open (fs, f->b.path, flags, 0, &f->file) == -1) {
+    if (errno == EBUSY)
+      return mcerror_set (err, MCEXIT_USAGE,
+                          "%s: the block device is in use (mounted, or part of something else): "
+                          "end that first", f->b.path);
     if (errno != ENOENT || !create) {
       if (errno == ENOENT)
         return mcerror_set (err, MCEXIT_USAGE,

@@ -3,6 +3,7 @@
 
 failback_tests = \
 	nbd/test-mcbuf-failback.py \
+	nbd/test-mcbuf-image-users.py \
 	$(NULL)
 TESTS += $(failback_tests)
 EXTRA_DIST += $(failback_tests)
