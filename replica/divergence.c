@@ -14,6 +14,7 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -107,16 +108,30 @@ file_name (const char *dir)
   return asprintf (&path, "%s/divergence", dir) == -1 ? NULL : path;
 }
 
-/* When the images were last written to, in one number that is not 0. */
+/* When the images were last written to, in one number that is not 0.  A disk that the checkpoint does not have is
+ * nobody's business, and recovery does not open it.
+ */
 static uint32_t
 get_mtimes (struct replica *r)
 {
   uint32_t crc = 0;
+  uint64_t without = 0;
+
+  static_assert (JOURNAL_MAX_DISKS <= 64, "a bit for each disk");
+  {
+    SCOPED_LOCK (&r->lock);
+    for (unsigned i = 0; i < r->ndisks; i++)
+      if (disk_is_fresh_locked (r, i))
+        without |= UINT64_C (1) << i;
+  }
 
   for (unsigned i = 0; i < r->ndisks; i++) {
     struct backing *b = r->disks[i].backing;
-    le64 mtime = put64 (b ? backing_mtime (b) : 0);
+    le64 mtime;
 
+    if (b == NULL || without >> i & 1)
+      continue;
+    mtime = put64 (backing_mtime (b));
     crc = crc32c (&mtime, sizeof mtime, crc);
   }
   return crc | 1;

@@ -138,7 +138,8 @@ replica_of (const struct recovery *rec)
   return (struct replica) { .fs = rec->params->fs, .dir = (char *) (uintptr_t) rec->params->dir,
                             .journal = rec->j, .disks = rec->disks, .ndisks = rec->ndisks,
                             .state = JOURNAL_PROTECTED,
-                            .generation = rec->state.generation };
+                            .generation = rec->state.generation,
+                            .has_checkpoint = true, .checkpoint = rec->chosen };
 }
 
 /* For a server that is started later: where the old primary's disk differs from what is recovered.
