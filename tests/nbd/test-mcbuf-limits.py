@@ -91,6 +91,57 @@ def recovered(server, want, path, *what):
     same(read_file(path), want, *what)
 
 
+def write_spread(h, spots):
+    """One 4 KiB block at each of SPOTS, many at a time."""
+    for i in range(0, len(spots), 64):
+        inflight = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"y" * 4096)), at * 4096)
+                    for at in spots[i:i + 64]]
+        while inflight:
+            h.poll(-1)
+            inflight = [c for c in inflight if not h.aio_command_completed(c)]
+
+
+def test_memory_history(test):
+    """History, a view of an older checkpoint, a scratch, a promote: 64 bytes a block each, as the page says."""
+    if WRAPPER or PRELOAD:
+        return                          # they take what they like
+    size, blocks, checkpoints = 512 * MiB, 8000, 5
+    server = replica(test, "journal-size=384M", "buffer=8M", "baseline=trusted", "history=100", size=size,
+                     nbdkit=["-t", "2"])
+    rng = seeded("memory of history")
+    places = range(size // 4096)
+    h = server.connect()
+    h.pwrite(b"x" * 4096, 0)
+    server.commit()
+    state = {"before": memory(server.pid)}
+
+    def grown(what, most):
+        now = memory(server.pid)
+        n = now - state["before"]
+        print("%s: %.2f MiB, at most %.2f" % (what, n / MiB, most / MiB))
+        check(n <= most, what, "took %.2f MiB, more than %.2f" % (n / MiB, most / MiB))
+        state["before"] = max(now, state["before"])
+
+    for _ in range(checkpoints):
+        write_spread(h, rng.sample(places, blocks))
+        server.commit()
+    grown("history", 64 * blocks * checkpoints + 4 * MiB)
+    view = server.connect("@3")
+    equal(view.pread(4096, 0), b"x" * 4096, "checkpoint 3")
+    grown("a view of an older checkpoint", 64 * 2 * blocks + 4 * MiB)
+    scratch = server.connect("@scratch")
+    write_spread(scratch, rng.sample(places, blocks))
+    grown("a scratch", 64 * blocks + 4 * MiB)
+    for client in (view, scratch, h):
+        client.shutdown()
+    done(server.ask("reset @scratch"))
+    server.ask("promote")
+    poll("the backlog to drain", lambda: server.status().get("drained"))
+    grown("a promote", 16 * MiB + size // (64 * KiB))
+    check(shared(server) <= 8 * MiB + 256 * KiB, "shared memory:", shared(server))
+    equal(os.path.getsize(os.path.join(server.journal, "divergence")), 4096 + size // (64 * KiB), "file divergence")
+
+
 def test_memory(test):
     """A large epoch takes at most 64 bytes of memory a block, beside the buffer."""
     if WRAPPER or PRELOAD:
@@ -104,12 +155,7 @@ def test_memory(test):
     before = memory(server.pid)
     rng = seeded("memory")
     spots = rng.sample(range(size // 4096), blocks)
-    for i in range(0, blocks, 64):
-        inflight = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"y" * 4096)), at * 4096)
-                    for at in spots[i:i + 64]]
-        while inflight:
-            h.poll(-1)
-            inflight = [c for c in inflight if not h.aio_command_completed(c)]
+    write_spread(h, spots)
     grown = memory(server.pid) - before
     check(grown <= 64 * blocks + 4 * MiB, "%d blocks took %.1f MiB, %.1f bytes each" %
           (blocks, grown / MiB, grown / blocks))
