@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/holder.h"
 #include "common/io.h"
 
 struct posix_file {
@@ -175,6 +176,12 @@ posix_lock_test (struct io_file *file, enum io_lock how, uint64_t off,
 }
 
 static int
+posix_check_writers (struct io_file *file, char *who, size_t size)
+{
+  return holder_check (fd_of (file), who, size);
+}
+
+static int
 posix_mkdir (const struct io_fs *fs, const char *path, mode_t mode)
 {
   (void) fs;
@@ -218,6 +225,7 @@ static const struct io_ops posix_ops = {
   .advise = posix_advise,
   .lock = posix_lock,
   .lock_test = posix_lock_test,
+  .check_writers = posix_check_writers,
   .mkdir = posix_mkdir,
   .unlink = posix_unlink,
   .rename = posix_rename,

@@ -174,6 +174,13 @@ io_lock_test (struct io_file *file, enum io_lock how, uint64_t off,
 }
 
 int
+io_check_writers (struct io_file *file, char *who, size_t size)
+{
+  return file->fs->ops->check_writers ?
+    file->fs->ops->check_writers (file, who, size) : 0;
+}
+
+int
 io_mkdir (const struct io_fs *fs, const char *path, mode_t mode)
 {
   return fs->ops->mkdir (fs, path, mode);

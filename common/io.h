@@ -57,6 +57,8 @@ struct io_ops {
   /* Could HOW be had?  0 yes; -1 with EAGAIN when another holds it. */
   int (*lock_test) (struct io_file *file, enum io_lock how, uint64_t off,
                     uint64_t len);
+  /* NULL: there is nobody else. */
+  int (*check_writers) (struct io_file *file, char *who, size_t size);
   int (*mkdir) (const struct io_fs *fs, const char *path, mode_t mode);
   int (*unlink) (const struct io_fs *fs, const char *path);
   int (*rename) (const struct io_fs *fs, const char *from, const char *to);
@@ -103,6 +105,10 @@ extern int io_lock (struct io_file *file, enum io_lock how, uint64_t off,
                     uint64_t len);
 extern int io_lock_test (struct io_file *file, enum io_lock how, uint64_t off,
                          uint64_t len);
+/* Has anybody opened FILE, a regular file that is open here for reading only, for writing?  0 no, or it cannot
+ * be told; -1 with EBUSY yes: then WHO, for people, or "".
+ */
+extern int io_check_writers (struct io_file *file, char *who, size_t size);
 extern int io_mkdir (const struct io_fs *fs, const char *path, mode_t mode);
 extern int io_unlink (const struct io_fs *fs, const char *path);
 extern int io_rename (const struct io_fs *fs, const char *from,

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -155,6 +156,26 @@ mcbuf_shutdown (void)
   pthread_mutex_unlock (&end_lock);
 }
 
+/* Each connection takes a descriptor, and a shell's usual soft limit is 1024: with that many, whoever wants to commit would
+ * be kept out.  Nothing here uses select, so the hard limit will do.
+ */
+static void
+raise_open_files (void)
+{
+  struct rlimit limit;
+  rlim_t was;
+
+  if (getrlimit (RLIMIT_NOFILE, &limit) == -1 || limit.rlim_cur == limit.rlim_max)
+    return;
+  was = limit.rlim_cur;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit (RLIMIT_NOFILE, &limit) == -1)
+    nbdkit_debug ("mcbuf: open files: the limit stays at %ju: %s", (uintmax_t) was, strerror (errno));
+  else
+    nbdkit_debug ("mcbuf: open files: limit raised from %ju to %ju", (uintmax_t) was,
+                  (uintmax_t) limit.rlim_cur);
+}
+
 static int
 mcbuf_get_ready (void)
 {
@@ -162,6 +183,7 @@ mcbuf_get_ready (void)
   struct replica_params p = params_replica ();
 
   p.log = mcbuf_log;
+  raise_open_files ();
   if (pthread_atfork (NULL, note_parent, NULL) != 0) {
     nbdkit_error ("cannot prepare for a fork: out of memory");
     return -1;
@@ -354,7 +376,8 @@ mcbuf_export_description (void *handle)
   return h->control ? "mcbuf control verbs" :
     h->export.view == REPLICA_PROMOTED ? "mcbuf disk, promoted" :
     h->export.view == REPLICA_CHECKPOINT ? "mcbuf checkpoint, read-only" :
-    h->export.view == REPLICA_DIVERGENCE ? "mcbuf divergence from the old primary" :
+    h->export.view == REPLICA_DIVERGENCE ? 
+      "mcbuf divergence from the old primary; not all of it if that was killed" :
     h->export.view == REPLICA_SCRATCH ? "mcbuf scratch, over the newest checkpoint" :
     "mcbuf inlet";
 }

@@ -10,6 +10,9 @@
  *
  * Those locks belong to the name in /dev that was opened, and only QEMU looks at them.  So a block device is
  * claimed as well, as a file system that is mounted claims it (O_EXCL): of two who do that one is refused.
+ *
+ * A program that takes no locks is found out before the image is opened: nobody may have a file open for writing
+ * (readers may, a backup for example), nor a loop device on it.
  */
 #include "config.h"
 
@@ -98,6 +101,28 @@ take_locks (struct image *f, struct mcerror *err)
                       f->b.path);
 }
 
+/* Does anybody write to the image, whether with locks or not?  A block device is claimed instead. */
+static int
+check_users (struct image *f, const struct io_fs *fs, struct mcerror *err)
+{
+  struct io_file *file;
+  struct io_stat st;
+  char who[64];
+  int result = 0;
+
+  /* What cannot be opened is reported where it has to be. */
+  if (fs->ops->check_writers == NULL ||
+      io_open (fs, f->b.path, O_RDONLY | O_NONBLOCK, 0, &file) == -1)
+    return 0;
+  if ((io_stat (file, &st) == -1 || st.kind != IO_KIND_BLOCK) &&
+      io_check_writers (file, who, sizeof who) == -1)
+    result = mcerror_set (err, MCEXIT_USAGE,
+                          "%s: the image is in use by another process, which has it open for writing%s%s%s: "
+                          "stop it first", f->b.path, who[0] ? " (" : "", who, who[0] ? ")" : "");
+  io_close (file);
+  return result;
+}
+
 /* Durable, and so is its name: the journal will rely on it. */
 static int
 give_size (struct image *f, uint64_t size)
@@ -138,6 +163,8 @@ open_image (struct image *f, const struct io_fs *fs, bool create,
 {
   struct io_stat st;
 
+  if (check_users (f, fs, err) == -1)
+    return -1;
   if (io_open (fs, f->b.path, O_RDWR, 0, &f->file) == -1) {
     if (errno != ENOENT || !create) {
       if (errno == ENOENT)

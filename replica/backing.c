@@ -67,6 +67,14 @@ backing_outlives (const struct backing *b)
   return b->ops->outlives;
 }
 
+uint64_t
+backing_mtime (struct backing *b)
+{
+  uint64_t inode, mtime;
+
+  return backing_stamp (b, &inode, &mtime) == 0 ? mtime : 0;
+}
+
 int
 backing_stamp (struct backing *b, uint64_t *inode, uint64_t *mtime)
 {

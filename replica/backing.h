@@ -52,6 +52,8 @@ extern bool backing_outlives (const struct backing *b);
  * such thing.
  */
 extern int backing_stamp (struct backing *b, uint64_t *inode, uint64_t *mtime);
+/* When was it last written to, by whomever?  In ns, to compare only; 0: that cannot be told. */
+extern uint64_t backing_mtime (struct backing *b);
 
 /* Is there still something at PATH (or URI), where an image once was?  1, 0, -1 when that
  * cannot be told.

@@ -7,10 +7,14 @@
  * a boot is outlived only if the server stopped cleanly before.  When anything is missing the
  * answer is "not known", and then only a full copy will do.
  *
+ * A clean stop, and recovery, note when the images were last written to.  Is that different at the next
+ * start then somebody wrote to them past us, and nothing is known.  (Only files tell.)
+ *
  * What was discarded is marked by the house thread, behind the promote's reply.
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -34,6 +38,7 @@ struct header {
   le64 generation;
   le32 known, clean;
   le32 layout;                  /* crc of the sizes of the disks, 64 bits each */
+  le32 mtimes;                  /* if clean: the images' as get_mtimes has them; 0: not noted */
   le32 crc;                     /* of what is before */
 };
 
@@ -103,12 +108,41 @@ file_name (const char *dir)
   return asprintf (&path, "%s/divergence", dir) == -1 ? NULL : path;
 }
 
+/* When the images were last written to, in one number that is not 0.  A disk that the checkpoint does not have is
+ * nobody's business, and recovery does not open it.
+ */
+static uint32_t
+get_mtimes (struct replica *r)
+{
+  uint32_t crc = 0;
+  uint64_t without = 0;
+
+  static_assert (JOURNAL_MAX_DISKS <= 64, "a bit for each disk");
+  {
+    SCOPED_LOCK (&r->lock);
+    for (unsigned i = 0; i < r->ndisks; i++)
+      if (disk_is_fresh_locked (r, i))
+        without |= UINT64_C (1) << i;
+  }
+
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    struct backing *b = r->disks[i].backing;
+    le64 mtime;
+
+    if (b == NULL || without >> i & 1)
+      continue;
+    mtime = put64 (backing_mtime (b));
+    crc = crc32c (&mtime, sizeof mtime, crc);
+  }
+  return crc | 1;
+}
+
 static int
-write_header (struct replica *r, struct divergence *d, bool known, bool clean)
+put_header (struct replica *r, struct divergence *d, bool known, bool clean, uint32_t mtimes)
 {
   struct header h = { .generation = put64 (d->generation),
                       .known = put32 (known), .clean = put32 (clean),
-                      .layout = put32 (d->layout) };
+                      .layout = put32 (d->layout), .mtimes = put32 (mtimes) };
 
   memcpy (h.magic, MAGIC, sizeof h.magic);
   memcpy (h.id, journal_get_config (r->journal)->id, sizeof h.id);
@@ -116,6 +150,12 @@ write_header (struct replica *r, struct divergence *d, bool known, bool clean)
     return -1;
   h.crc = put32 (crc32c (&h, offsetof (struct header, crc), 0));
   return io_pwrite (d->file, &h, sizeof h, 0);
+}
+
+static int
+write_header (struct replica *r, struct divergence *d, bool known, bool clean)
+{
+  return put_header (r, d, known, clean, 0);
 }
 
 static void
@@ -322,21 +362,35 @@ is_ours (struct replica *r, const struct divergence *d, const struct header *h)
     get32 (h->layout) == d->layout;
 }
 
-struct divergence *
-divergence_load (struct replica *r)
+/* Open what there is for this generation, with its header; NULL: nothing that is good. */
+static struct divergence *
+open_ours (struct replica *r, struct header *h)
 {
   CLEANUP_FREE char *path = file_name (r->dir);
   struct divergence *d = divergence_new (r, r->generation);
   uint8_t boot_id[HOST_ID_LEN];
-  struct header h;
 
-  if (path == NULL || d == NULL ||
-      io_open (r->fs, path, O_RDWR, 0, &d->file) == -1 ||
-      io_pread (d->file, &h, sizeof h, 0) == -1 || !is_ours (r, d, &h) ||
-      host_boot_id (boot_id) == -1 ||
-      (!get32 (h.clean) && memcmp (boot_id, h.boot_id, sizeof boot_id) != 0) ||
-      load_regions (d) == -1)
+  if (path && d && io_open (r->fs, path, O_RDWR, 0, &d->file) == 0 &&
+      io_pread (d->file, h, sizeof *h, 0) == 0 && is_ours (r, d, h) &&
+      host_boot_id (boot_id) == 0 &&
+      (get32 (h->clean) || memcmp (boot_id, h->boot_id, sizeof boot_id) == 0))
+    return d;
+  divergence_free (d);
+  return NULL;
+}
+
+struct divergence *
+divergence_load (struct replica *r)
+{
+  struct header h;
+  struct divergence *d = open_ours (r, &h);
+
+  if (d == NULL || load_regions (d) == -1)
     goto error;
+  if (get32 (h.clean) && get32 (h.mtimes) && get32 (h.mtimes) != get_mtimes (r)) {
+    give_up (r, d, "an image was written to past the server, or was replaced");
+    return d;
+  }
   /* The word "clean" is taken back, durably, before anything more is marked. */
   if (write_header (r, d, true, false) == -1 || io_fdatasync (d->file) == -1)
     goto error;
@@ -354,9 +408,24 @@ divergence_save (struct replica *r)
   struct divergence *d = r->divergence;
 
   if (d && d->known &&
-      (io_fdatasync (d->file) == -1 || write_header (r, d, true, true) == -1 ||
+      (io_fdatasync (d->file) == -1 || put_header (r, d, true, true, get_mtimes (r)) == -1 ||
        io_fdatasync (d->file) == -1))
     replica_log (r, REPLICA_LOG_ERROR, "%s/divergence: %m: after a reboot it will not be known", r->dir);
+}
+
+int
+divergence_settle (struct replica *r)
+{
+  struct header h;
+  struct divergence *d = open_ours (r, &h);
+  int result = 0;
+
+  /* One that is not clean is a dead server's: nothing says what wrote to the images since. */
+  if (d && get32 (h.clean) && (put_header (r, d, true, true, get_mtimes (r)) == -1 ||
+                               io_fdatasync (d->file) == -1))
+    result = -1;
+  divergence_free (d);
+  return result;
 }
 
 /* --- asking ---------------------------------------------------------------------------------- */

@@ -424,6 +424,8 @@ extern void divergence_finish (struct replica *r, struct divergence *d,
 extern struct divergence *divergence_load (struct replica *r);
 /* At a clean stop. */
 extern void divergence_save (struct replica *r);
+/* Recovery has written all that it writes to the images: who does so from now on is somebody else. */
+extern int divergence_settle (struct replica *r);
 extern void divergence_free (struct divergence *d);     /* and those before it */
 
 /* Before a write to a promoted disk is acknowledged. */

@@ -107,6 +107,17 @@ add_later (struct recovery *rec, struct recover_tally *t)
   }
 }
 
+/* As much of one as divergence.c looks at. */
+static struct replica
+replica_of (const struct recovery *rec)
+{
+  return (struct replica) { .fs = rec->params->fs, .dir = (char *) (uintptr_t) rec->params->dir,
+                            .journal = rec->j, .disks = rec->disks, .ndisks = rec->ndisks,
+                            .state = JOURNAL_PROTECTED,
+                            .generation = rec->state.generation,
+                            .has_checkpoint = true, .checkpoint = rec->chosen };
+}
+
 /* For a server that is started later: where the old primary's disk differs from what is recovered.
  * RANGES (NULL: not known) is taken.  After the PROMOTE record: if there is none the replica goes on, and
  * what is noted must not be found by a later recovery that could note nothing.
@@ -114,9 +125,7 @@ add_later (struct recovery *rec, struct recover_tally *t)
 static void
 note_divergence (struct recovery *rec, struct epoch *ranges)
 {
-  struct replica r = { .fs = rec->params->fs, .dir = (char *) (uintptr_t) rec->params->dir,
-                       .journal = rec->j, .disks = rec->disks,
-                       .ndisks = rec->ndisks, .state = JOURNAL_PROTECTED };
+  struct replica r = replica_of (rec);
 
   if (ranges == NULL || pthread_mutex_init (&r.lock, NULL) != 0)
     goto out;
@@ -130,6 +139,21 @@ note_divergence (struct recovery *rec, struct epoch *ranges)
   (void) pthread_mutex_destroy (&r.lock);
  out:
   epoch_free (ranges);
+}
+
+/* What is written to the images from now on is none of recovery's.  (Not when this was so before: somebody may
+ * have begun to use them.)
+ */
+static void
+settle_divergence (struct recovery *rec)
+{
+  struct replica r = replica_of (rec);
+
+  if (pthread_mutex_init (&r.lock, NULL) != 0)
+    return;
+  /* Nothing noted is nothing compared: the list is as good as it was. */
+  (void) divergence_settle (&r);
+  (void) pthread_mutex_destroy (&r.lock);
 }
 
 static int
@@ -300,9 +324,12 @@ run (struct recovery *rec, struct recover_result *result)
     return journal_error (rec, MCEXIT_PARTIAL);
   if (write_out (rec, &result->written_bytes) == -1)
     return -1;
-  if (!rec->state.drained &&
-      journal_record (rec->j, JOURNAL_REC_STATE, change_drained, NULL) == -1)
-    return journal_error (rec, MCEXIT_PARTIAL);
+  journal_get_state (rec->j, &rec->state);
+  if (!rec->state.drained) {
+    settle_divergence (rec);
+    if (journal_record (rec->j, JOURNAL_REC_STATE, change_drained, NULL) == -1)
+      return journal_error (rec, MCEXIT_PARTIAL);
+  }
   journal_stop (rec->j, true);
   return 0;
 }

@@ -277,6 +277,12 @@ is_promoted_disk (struct replica *r, unsigned disk, char *why, size_t size)
   return false;
 }
 
+/* No server can see what the old primary did on its own disk: its mirror writes there first. */
+static const char complete_if[] =
+  "the old primary's QEMU was stopped with its mirror waited for, or told to quit, before the fail-over, the "
+  "mirror had no error, and this server lived until then; if QEMU, its host or this server was "
+  "killed or crashed before that, only a full copy is safe";
+
 char *
 divergence_json (struct replica *r, unsigned disk, uint64_t from)
 {
@@ -305,8 +311,9 @@ divergence_json (struct replica *r, unsigned disk, uint64_t from)
     is_promoted_disk (r, disk, why, sizeof why);
   if (!known)
     json_array_clear (ranges);
-  return json_line (json_pack ("{s:b, s:s, s:I, s:s, s:I, s:o, s:o}",
+  return json_line (json_pack ("{s:b, s:s, s:s?, s:I, s:s, s:I, s:o, s:o}",
                                "known", (int) known, "reason", why,
+                               "complete_if", known ? complete_if : NULL,
                                "generation", (json_int_t) replica_generation (r),
                                "disk", r->disks[disk].name,
                                "granularity", (json_int_t) DIVERGENCE_REGION,

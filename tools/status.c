@@ -31,7 +31,8 @@ usage (void)
          "  --watch           show it again every second, until interrupted\n"
          "  --prometheus      print it as metrics for Prometheus\n"
          "  --divergence      after a fail-over: the ranges, in bytes, in which the old\n"
-         "                    primary's disks may differ (local only)\n"
+         "                    primary's disks may differ, if QEMU there was stopped or\n"
+         "                    quit; one that was killed needs a full copy (local only)\n"
          "  --secret=+FILE    by URI: the server's control-secret is in FILE\n"
          "  --help            print this and exit\n"
          "  -V, --version     print the version and exit\n"
@@ -78,9 +79,9 @@ show (struct client *c, enum format format, const char *target)
   return MCEXIT_DONE;
 }
 
-/* One disk's ranges, a reply at a time. */
+/* One disk's ranges, a reply at a time.  *CONDITION, if not NULL already: on which they are all. */
 static int
-show_disk (struct client *c, const char *name, bool json)
+show_disk (struct client *c, const char *name, bool json, char **condition)
 {
   json_int_t from = 0;
 
@@ -102,6 +103,12 @@ show_disk (struct client *c, const char *name, bool json)
     if (!json_is_true (json_object_get (answer.object, "known")))
       return tool_error (MCEXIT_REFUSED, "the divergence is not known: %s",
                          json_string_value (json_object_get (answer.object, "reason")));
+    if (*condition == NULL) {
+      const char *text = json_string_value (json_object_get (answer.object, "complete_if"));
+
+      if (text && (*condition = strdup (text)) == NULL)
+        return tool_error (MCEXIT_USAGE, "out of memory");
+    }
     if (!json)
       json_array_foreach (json_object_get (answer.object, "ranges"), i, range)
         printf ("%s %" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT "\n",
@@ -118,6 +125,7 @@ show_disk (struct client *c, const char *name, bool json)
 static int
 divergence (struct client *c, bool json)
 {
+  CLEANUP_FREE char *condition = NULL;
   int status = MCEXIT_DONE;
   struct answer answer;
   struct mcerror err;
@@ -129,8 +137,13 @@ divergence (struct client *c, bool json)
   disks = json_incref (json_object_get (answer.object, "disks"));
   json_array_foreach (disks, i, disk)
     if (status == MCEXIT_DONE)
-      status = show_disk (c, json_string_value (json_object_get (disk, "name")), json);
+      status = show_disk (c, json_string_value (json_object_get (disk, "name")), json, &condition);
   json_decref (disks);
+  /* The list is no better than what is known of the old primary's end: nobody shall miss that,
+   * whatever reads the ranges.
+   */
+  if (condition && status == MCEXIT_DONE)
+    (void) tool_error (MCEXIT_DONE, "warning: these ranges are all only if %s", condition);
   return status;
 }
 

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -390,6 +391,50 @@ START_TEST (test_posix_locks)
 }
 END_TEST
 
+/* Who has a file open for writing is found, without any lock; readers are not; nobody is kept from opening it. */
+START_TEST (test_posix_writers)
+{
+  struct io_file *look, *again;
+  char who[64], name[64];
+  int ready[2], status;
+  pid_t pid;
+  char c;
+
+  EXPECT (io_open (&io_posix, path, O_RDONLY, 0, &look) == 0);
+  if (io_check_writers (look, who, sizeof who) == 0) {
+    io_close (look);            /* no leases on this file system */
+    return;
+  }
+  /* It is this process itself, which needs no name. */
+  EXPECT (errno == EBUSY && who[0] == '\0');
+  io_close (file);
+  file = NULL;
+  EXPECT (io_open (&io_posix, path, O_RDONLY, 0, &again) == 0);
+  EXPECT (io_check_writers (look, who, sizeof who) == 0);
+  io_close (again);
+
+  EXPECT (pipe (ready) == 0);
+  pid = fork ();
+  EXPECT (pid != -1);
+  if (pid == 0) {
+    /* Would fail if the lease were still there. */
+    bool good = io_open (&io_posix, path, O_RDWR | O_NONBLOCK, 0, &again) == 0;
+
+    if (write (ready[1], good ? "y" : "n", 1) == 1)
+      pause ();
+    _exit (1);
+  }
+  EXPECT (read (ready[0], &c, 1) == 1 && c == 'y');
+  EXPECT (io_check_writers (look, who, sizeof who) == -1 && errno == EBUSY);
+  snprintf (name, sizeof name, "process %d", (int) pid);
+  EXPECT (strncmp (who, name, strlen (name)) == 0);
+  EXPECT (kill (pid, SIGKILL) == 0 && waitpid (pid, &status, 0) == pid);
+  EXPECT (io_check_writers (look, who, sizeof who) == 0);
+  EXPECT (close (ready[0]) == 0 && close (ready[1]) == 0);
+  io_close (look);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -407,6 +452,7 @@ main (void)
   tcase_add_test (tc, test_posix_file);
   tcase_add_test (tc, test_posix_names);
   tcase_add_test (tc, test_posix_locks);
+  tcase_add_test (tc, test_posix_writers);
   suite_add_tcase (s, tc);
   return unit_run (s);
 }
