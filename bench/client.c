@@ -11,6 +11,7 @@
  *                     hot: nine in ten go to a hundredth of the region; sparse: a quarter each is
  *                     a zero and a trim request of 16 SIZE (random)
  *   epochs=N          (1)
+ *   period=US         from the beginning of an epoch to that of the next one, if it is done by then (0)
  *   requests=N        in an epoch, all connections together
  *   size=N            of a request (4096)
  *   depth=N           requests in flight on a connection (16)
@@ -22,6 +23,7 @@
  *      seal           the same in two steps, each with its latency
  *      ask            the line "checkpoint" on standard output; "ok" on standard input when it is made
  *      ask-flush      the same, then a flush
+ *   hold=URI          keep a connection to this export (a view holds write-out back)
  *   extents=FILE      write down offset and length of each write, 64 bit words of this host
  *
  * Every connection has a thread of its own, so that four of them are not one client's work.
@@ -34,6 +36,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <libnbd.h>
 
@@ -50,9 +53,9 @@ static struct {
   unsigned nuris, connections;
   bool reads;
   enum pattern pattern;
-  uint64_t epochs, requests, size, depth, offset, length, seed;
+  uint64_t epochs, period, requests, size, depth, offset, length, seed;
   enum checkpoint_how how;
-  const char *control, *extents;
+  const char *control, *extents, *hold;
 } opt = {
   .connections = 1, .epochs = 1, .requests = 1, .size = 4096, .depth = 16,
   .seed = 1
@@ -169,6 +172,21 @@ run_epoch (struct conn *c)
     submit (c);
   }
   wait_idle (c, opt.depth);
+}
+
+/* The clock of the primary's checkpoints. */
+static void
+wait_until (uint64_t ns)
+{
+  const struct timespec ts = {
+    .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000
+  };
+
+  if (opt.period == 0)
+    return;
+  while ((errno = clock_nanosleep (CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL)))
+    if (errno != EINTR)
+      die ("clock_nanosleep");
 }
 
 static void *
@@ -291,10 +309,14 @@ parse (char *arg)
     opt.control = value;
   else if (strcmp (arg, "extents") == 0)
     opt.extents = value;
+  else if (strcmp (arg, "hold") == 0)
+    opt.hold = value;
   else if (strcmp (arg, "connections") == 0)
     opt.connections = number (value);
   else if (strcmp (arg, "epochs") == 0)
     opt.epochs = number (value);
+  else if (strcmp (arg, "period") == 0)
+    opt.period = number (value);
   else if (strcmp (arg, "requests") == 0)
     opt.requests = number (value);
   else if (strcmp (arg, "size") == 0)
@@ -333,6 +355,7 @@ int
 main (int argc, char *argv[])
 {
   struct latencies epochs = { .n = 0 }, requests = { .n = 0 };
+  struct nbd_handle *hold = NULL;
   uint64_t writing = 0, began;
 
   for (int i = 1; i < argc; i++)
@@ -344,6 +367,11 @@ main (int argc, char *argv[])
   data = random_bytes (opt.size + SLACK, opt.seed);
   for (unsigned i = 0; i < nconns; i++)
     connect_one (i);
+  if (opt.hold) {
+    hold = nbd_create ();
+    if (hold == NULL || nbd_connect_uri (hold, opt.hold) == -1)
+      die (opt.hold);
+  }
   checkpoint_open (opt.how, opt.control);
   if (pthread_barrier_init (&begin, NULL, nconns) != 0 ||
       pthread_barrier_init (&end, NULL, nconns) != 0)
@@ -356,6 +384,7 @@ main (int argc, char *argv[])
 
   began = now_ns ();
   for (uint64_t e = 0; e < opt.epochs; e++) {
+    wait_until (began + e * opt.period * 1000);
     uint64_t t = now_ns ();
 
     pthread_barrier_wait (&begin);
@@ -387,5 +416,7 @@ main (int argc, char *argv[])
   printf ("}\n");
   for (unsigned i = 0; i < nconns; i++)
     disconnect_one (&conns[i]);
+  if (hold)
+    nbd_close (hold);
   return EXIT_SUCCESS;
 }

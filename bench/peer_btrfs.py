@@ -21,7 +21,7 @@ KEPT = 2                                # snapshots
 
 def volume(name, fd=0):
     """struct btrfs_ioctl_vol_args"""
-    return struct.pack("=q4088s", fd, name.encode())
+    return bytearray(struct.pack("=q4088s", fd, name.encode()))     # ioctl () takes no such long bytes
 
 
 class Btrfs(Peer):

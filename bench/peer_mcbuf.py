@@ -72,6 +72,10 @@ class Mcbuf(Peer):
     def uris(self):
         return [unix_uri(self.sock, n) for n in self.images]
 
+    def view_uri(self):
+        """The newest checkpoint of the first disk: while it is open, write-out does not go past it."""
+        return unix_uri(self.sock, next(iter(self.images)) + "@latest")
+
     def pids(self):
         return [self.process.pid]
 

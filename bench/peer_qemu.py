@@ -4,7 +4,7 @@
 import os
 import sys
 
-from benchlib import Peer, Skip, need, run, wait_for
+from benchlib import Peer, Skip, last_line, need, run, wait_for
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests"))
 # pylint: disable=wrong-import-position
@@ -48,14 +48,19 @@ class QemuPeer(Peer):
         """Start the program and talk to its monitor at self.file ("qmp")."""
         log = self.file("log")
         self.process = self.bench.spawn([need(self.program)] + argv, log)
-        wait_for("%s to start" % self.program,
-                 lambda: self.process.poll() is not None or os.path.exists(self.file("qmp")))
-        try:
-            self.qmp = Monitor(self.file("qmp"), timeout=300)
-        except (OSError, QMPError) as error:
+
+        def is_up():
+            """It ended, or its monitor talks; one that is just being made may not greet."""
+            if self.process.poll() is None and os.path.exists(self.file("qmp")):
+                try:
+                    self.qmp = Monitor(self.file("qmp"), timeout=300)
+                except (OSError, QMPError):
+                    pass
+            return self.qmp is not None or self.process.poll() is not None
+        wait_for("%s to start" % self.program, is_up)
+        if self.qmp is None:
             with open(log, errors="replace") as f:
-                said = f.read().strip()
-            raise Skip("%s does not start: %s" % (self.program, said or error)) from None
+                raise Skip("%s does not start: %s" % (self.program, last_line(f.read())))
 
     def overlay(self, name):
         """An empty qcow2 file of the disk's size."""

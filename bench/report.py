@@ -5,7 +5,7 @@ BEGIN = "<!-- from bench.json: make bench-readme writes what is between these tw
 END = "<!-- end of what make bench-readme writes -->"
 
 WRITE_COLUMNS = (
-    ("writes/s", "iops", 0), ("MB/s", "mb_s", 0), ("write p50 µs", "request_us.p50", 0),
+    ("requests/s", "iops", 0), ("MB/s", "mb_s", 0), ("request p50 µs", "request_us.p50", 0),
     ("p99", "request_us.p99", 0), ("max", "request_us.max", 0),
     ("checkpoint p50 ms", "checkpoint_us.p50", 3), ("p99", "checkpoint_us.p99", 3),
     ("max", "checkpoint_us.max", 3), ("epochs/s", "epochs_s", 0),
@@ -64,8 +64,7 @@ def workload_table(run, name, columns):
         first = [peer]
         first.append(number(f["iops"] / base) + " ×" if base and f.get("iops") else "–")
         rows.append(first + [number(f.get(key), power) for _, key, power in used])
-    return table(["peer", "writes by file" if columns is WRITE_COLUMNS else "by file"]
-                 + [c[0] for c in used], rows)
+    return table(["peer", "by file"] + [c[0] for c in used], rows)
 
 
 def fio_table(run):
@@ -100,9 +99,10 @@ def measures_table(run):
 
 def settings_line(run):
     m, s = run["machine"], run["settings"]
-    return ("%d rounds%s, image of %d MiB, on %s: %s with %d cores, %d GiB, Linux %s; %s; %s; %s." % (
+    return ("%d rounds%s, image of %d MiB, on %s: %s with %d cores, %d GiB, Linux %s; "
+            "%s; %s; %s; load average at the start %.1f." % (
         s["rounds"], " (a short run)" if s["quick"] else "", s["image_mib"], m["file_system"],
-        m["cpu"], m["cores"], m["memory_gib"], m["kernel"], m["nbdkit"], m["qemu"], m["fio"]))
+        m["cpu"], m["cores"], m["memory_gib"], m["kernel"], m["nbdkit"], m["qemu"], m["fio"], m["load"]))
 
 
 def page(run):

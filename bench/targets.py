@@ -42,15 +42,21 @@ def of(workload, key, scale=1.0):
 
 def commit_over_bare(workload):
     return lambda rows: ratio(rows, (workload, "mcbuf", "checkpoint_us.p50"),
-                              ("bare", "machine", "sync_us.p50"))
+                              (workload, "mcbuf", "bare_sync_us.p50"))
 
 
-def commit_note(workload):
+def commit_note(workload, *others):
+    """OTHERS: the same epochs under other circumstances, [(word, workload)]."""
     def note(rows):
-        return "p50 %.2f ms, p99 %.2f ms; the bare one %.2f ms" % (
+        text = "p50 %.2f ms, p99 %.2f ms; the bare one %.2f ms" % (
             figure(rows, workload, "mcbuf", "checkpoint_us.p50") / 1e3,
             figure(rows, workload, "mcbuf", "checkpoint_us.p99") / 1e3,
-            figure(rows, "bare", "machine", "sync_us.p50") / 1e3)
+            figure(rows, workload, "mcbuf", "bare_sync_us.p50") / 1e3)
+        for word, other in others:
+            value = figure(rows, other, "mcbuf", "checkpoint_us.p50")
+            if value is not None:
+                text += "; %s p50 %.2f ms" % (word, value / 1e3)
+        return text
     return note
 
 
@@ -97,11 +103,17 @@ TARGETS = [
     Target("1 MiB sequential write, qd 4, by `nbdkit file`", 1.5, False, " ×",
            over("1M-qd4", "mb_s", "file"), rates_note("1M-qd4", "mb_s", " MB/s", "file")),
     Target("commit of 64 random 4 KiB writes, p50, by a bare 4 KiB overwrite + fdatasync", 3, True,
-           " ×", commit_over_bare("64x4K"), commit_note("64x4K")),
+           " ×", commit_over_bare("64x4K"), commit_note("64x4K", ("40 a second:", "paced-64"))),
     Target("commit of 1 024, the same", 4, True, " ×", commit_over_bare("1024x4K"),
-           commit_note("1024x4K")),
+           commit_note("1024x4K", ("40 a second:", "paced-1024"))),
     Target("commit of 16 384, the same", 8, True, " ×", commit_over_bare("16384x4K"),
            commit_note("16384x4K")),
+    Target("commit of 64 with write-out held back, the same", 3, True, " ×",
+           commit_over_bare("held-64"), commit_note("held-64")),
+    Target("commit of 1 024 with write-out held back, the same", 4, True, " ×",
+           commit_over_bare("held-1024"), commit_note("held-1024")),
+    Target("commit of 16 384 with write-out held back, the same", 8, True, " ×",
+           commit_over_bare("held-16384"), commit_note("held-16384")),
     Target("durable checkpoints a second, epochs of 64 random 4 KiB writes", 400, False, "/s",
            of("64x4K", "epochs_s"), rates_note("64x4K", "epochs_s", "/s", "file", "colo", "daemon",
                                                "btrfs")),

@@ -32,6 +32,8 @@ class Workload:
         requests = max(8, int(self.requests * scale))
         keys = dict(self.keys)
         keys.setdefault("length", peer.size * 3 // 4)   # the rest is for reads
+        if keys.get("hold"):
+            keys["hold"] = peer.view_uri()
         how = self.checkpoint or peer.checkpoint
         before = counters(peer.pids(), peer.device)
         out = bench.client(peer.uris(), ask=peer.ask, epochs=epochs, requests=requests,
@@ -60,6 +62,16 @@ WORKLOADS = [
              1024, 4 * KiB, (50, 8, 10, 2), pattern="sparse", peers=("mcbuf", "file")),
     Workload("4-disks", "epochs of 1 024 random 4 KiB writes to 4 disks at once", 1024, 4 * KiB,
              (50, 8, 10, 2), disks=4, peers=("mcbuf", "file")),
+    Workload("held-64", "epochs of 64 random 4 KiB writes, write-out held back by a view", 64,
+             4 * KiB, (200, 20, 100, 6), peers=("mcbuf",), hold=True),
+    Workload("held-1024", "epochs of 1 024 random 4 KiB writes, write-out held back by a view", 1024,
+             4 * KiB, (100, 8, 20, 3), peers=("mcbuf",), hold=True),
+    Workload("held-16384", "epochs of 16 384 random 4 KiB writes, write-out held back by a view",
+             16384, 4 * KiB, (16, 2, 6, 2), peers=("mcbuf",), hold=True),
+    Workload("paced-64", "epochs of 64 random 4 KiB writes, 40 a second", 64, 4 * KiB,
+             (200, 40, 40, 8), period=25000, peers=("mcbuf", "file", "btrfs")),
+    Workload("paced-1024", "epochs of 1 024 random 4 KiB writes, 40 a second", 1024, 4 * KiB,
+             (200, 40, 40, 8), period=25000, peers=("mcbuf", "file", "btrfs")),
     Workload("seal-64", "64 random 4 KiB writes; seal, then commit", 64, 4 * KiB,
              (200, 20, 100, 6), peers=("mcbuf",), checkpoint="seal"),
     Workload("seal-1024", "1 024 random 4 KiB writes; seal, then commit", 1024, 4 * KiB,
@@ -127,7 +139,7 @@ class Fio:
                            "max": w["clat_ns"]["max"] / 1e3}})
 
 
-FIO = [Fio(bs, depth, mib) for bs, mib in (("4k", 64), ("64k", 256), ("1m", 256))
+FIO = [Fio(bs, depth, mib) for bs, mib in (("4k", 32), ("64k", 128), ("1m", 256))
        for depth in (1, 16, 64)]
 
 
@@ -166,6 +178,6 @@ def environment(bench):
     if best:
         kind = mounts[best]
     return {"cpu": model, "cores": os.cpu_count(), "kernel": os.uname().release,
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
+            "load": os.getloadavg()[0], "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
             "file_system": kind, "nbdkit": first(["nbdkit", "--version"]),
             "qemu": first(["qemu-system-x86_64", "--version"]), "fio": first(["fio", "--version"])}
