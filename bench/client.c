@@ -76,7 +76,7 @@ struct conn {
   struct slot *slots, **idle;
   unsigned nidle;
   struct latencies requests;
-  struct latencies offsets;     /* with extents= */
+  struct latencies offsets;     /* with extents=: where in place of how long */
 };
 
 static struct conn conns[MAX_CONNECTIONS];
@@ -182,8 +182,6 @@ wait_until (uint64_t ns)
     .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000
   };
 
-  if (opt.period == 0)
-    return;
   while ((errno = clock_nanosleep (CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL)))
     if (errno != EINTR)
       die ("clock_nanosleep");
@@ -356,7 +354,7 @@ main (int argc, char *argv[])
 {
   struct latencies epochs = { .n = 0 }, requests = { .n = 0 };
   struct nbd_handle *hold = NULL;
-  uint64_t writing = 0, began;
+  uint64_t writing = 0, began, due = 0;
 
   for (int i = 1; i < argc; i++)
     parse (argv[i]);
@@ -384,9 +382,11 @@ main (int argc, char *argv[])
 
   began = now_ns ();
   for (uint64_t e = 0; e < opt.epochs; e++) {
-    wait_until (began + e * opt.period * 1000);
+    if (opt.period)
+      wait_until (due);
     uint64_t t = now_ns ();
 
+    due = t + opt.period * 1000;
     pthread_barrier_wait (&begin);
     run_epoch (&conns[0]);
     pthread_barrier_wait (&end);
