@@ -138,7 +138,7 @@ def test_tiny_run(test):
             check(of["file"]["iops"] > 0, name, of)
     for name, key in (("bare", "sync_us.p50"), ("process", "commit_us.p50"),
                       ("write-out", "mb_s"), ("recovery", "ratio"), ("promote-1M", "total_us"),
-                      ("ram", "most_bytes_per_block")):
+                      ("ram", "start_bytes")):
         figure, = (f[key] for f in run["summary"][name].values())
         check(figure > 0, name, key)
     rows = {r["workload"]: r for r in run["rows"] if r["peer"] == "mcbuf"}
