@@ -84,8 +84,9 @@ def promote_table(run):
     for name, of in run["summary"].items():
         if name.startswith("promote-"):
             f = of["mcbuf"]
-            rows.append([number(f["backlog_mib"])] + [number(f[k + "_us"], 3) for k in
+            rows.append([number(round(f["backlog_mib"]))] + [number(f[k + "_us"], 3) for k in
                                                       ("promote", "connect", "read", "total")])
+    rows.sort(key=lambda r: int(r[0].replace(" ", "")))
     return table(("backlog MiB", "promote ms", "connect ms", "first read ms", "in all ms"), rows, 0)
 
 
