@@ -106,9 +106,20 @@ def settings_line(run):
         m["cpu"], m["cores"], m["memory_gib"], m["kernel"], m["nbdkit"], m["qemu"], m["fio"], m["load"]))
 
 
+def busy(run):
+    """A warning, when others used the machine meanwhile."""
+    m = run["machine"]
+    if m["load"] < m["cores"]:
+        return []
+    return ["**The machine was busy with other work when this run began** (load average %.1f on %d cores). "
+            "Nothing here can be judged by it: the bare overwrite + fdatasync, which commits are held against, "
+            "is slow then, too, so that a target can seem to be met that is not; and tails are those of "
+            "the scheduler." % (m["load"], m["cores"])]
+
+
 def page(run):
     """All of it, Markdown."""
-    parts = [settings_line(run), "### Targets", targets_table(run), "### Peers", peers_table(run)]
+    parts = [settings_line(run), *busy(run), "### Targets", targets_table(run), "### Peers", peers_table(run)]
     text = run["workloads"]
     for name in run["summary"]:
         if name in MEASURES or name.startswith(("promote-", "fio-")):
