@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tables of a run, for the terminal and for README.md: no figure is typed by hand."""
 
+from figures import ratio
+
 BEGIN = "<!-- from bench.json: make bench-readme writes what is between these two lines -->"
 END = "<!-- end of what make bench-readme writes -->"
 
@@ -55,15 +57,18 @@ def peers_table(run):
     return table(("peer", "what it is", ""), rows, left=3)
 
 
+def by_file(run, workload, peer):
+    """Throughput as a ratio to nbdkit file's, taken within a round."""
+    value = ratio(run["rows"], (workload, peer, "mb_s"), (workload, "file", "mb_s"))
+    return "–" if value is None else number(value) + " ×"
+
+
 def workload_table(run, name, columns):
     of = run["summary"][name]
-    base = of.get("file", {}).get("iops")
     used = [c for c in columns if any(p.get(c[1]) is not None for p in of.values())]
     rows = []
     for peer, f in of.items():
-        first = [peer]
-        first.append(number(f["iops"] / base) + " ×" if base and f.get("iops") else "–")
-        rows.append(first + [number(f.get(key), power) for _, key, power in used])
+        rows.append([peer, by_file(run, name, peer)] + [number(f.get(key), power) for _, key, power in used])
     return table(["peer", "by file"] + [c[0] for c in used], rows)
 
 
@@ -71,10 +76,8 @@ def fio_table(run):
     names = [w for w in run["summary"] if w.startswith("fio-")]
     rows = []
     for name in names:
-        of = run["summary"][name]
-        base = of.get("file", {}).get("mb_s")
-        for peer, f in of.items():
-            rows.append([name[4:], peer, number(f["mb_s"] / base) + " ×" if base else "–"]
+        for peer, f in run["summary"][name].items():
+            rows.append([name[4:], peer, by_file(run, name, peer)]
                         + [number(f.get(key)) for _, key, _ in FIO_COLUMNS])
     return table(["fio", "peer", "by file"] + [c[0] for c in FIO_COLUMNS], rows, left=2)
 
@@ -106,9 +109,20 @@ def settings_line(run):
         m["cpu"], m["cores"], m["memory_gib"], m["kernel"], m["nbdkit"], m["qemu"], m["fio"], m["load"]))
 
 
+def busy(run):
+    """A warning, when others used the machine meanwhile."""
+    m = run["machine"]
+    if m["load"] < m["cores"]:
+        return []
+    return ["**The machine was busy with other work when this run began** (load average %.1f on %d cores). "
+            "Nothing here can be judged by it: the bare overwrite + fdatasync, which commits are held against, "
+            "is slow then, too, so that a target can seem to be met that is not; and tails are those of "
+            "the scheduler." % (m["load"], m["cores"])]
+
+
 def page(run):
     """All of it, Markdown."""
-    parts = [settings_line(run), "### Targets", targets_table(run), "### Peers", peers_table(run)]
+    parts = [settings_line(run), *busy(run), "### Targets", targets_table(run), "### Peers", peers_table(run)]
     text = run["workloads"]
     for name in run["summary"]:
         if name in MEASURES or name.startswith(("promote-", "fio-")):

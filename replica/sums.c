@@ -86,12 +86,14 @@ give_up (struct sums *s)
     (void) io_unlink (s->fs, s->path);
 }
 
+/* Is nothing left, for good?  A new first page must not bring old ones back. */
 static bool
 is_empty (struct sums *s)
 {
   struct io_stat st;
 
-  return io_stat (s->file, &st) == 0 && st.size == 0;
+  return io_stat (s->file, &st) == 0 && st.size == 0 &&
+         io_fdatasync (s->file) == 0;
 }
 
 /* Without a whole head nothing counts. */
