@@ -107,15 +107,19 @@ check_users (struct image *f, const struct io_fs *fs, struct mcerror *err)
 {
   struct io_file *file;
   struct io_stat st;
+  uint64_t since = 0;
   char who[64];
-  int result = 0;
+  int result = 0, r = 0;
 
   /* What cannot be opened is reported where it has to be. */
   if (fs->ops->check_writers == NULL ||
       io_open (fs, f->b.path, O_RDONLY | O_NONBLOCK, 0, &file) == -1)
     return 0;
-  if ((io_stat (file, &st) == -1 || st.kind != IO_KIND_BLOCK) &&
-      io_check_writers (file, who, sizeof who) == -1)
+  if (io_stat (file, &st) == -1 || st.kind != IO_KIND_BLOCK)
+    do
+      r = io_check_writers (file, who, sizeof who);
+    while (r == -1 && host_wait_busy (&since));
+  if (r == -1)
     result = mcerror_set (err, MCEXIT_USAGE,
                           "%s: the image is in use by another process, which has it open for writing%s%s%s: "
                           "stop it first", f->b.path, who[0] ? " (" : "", who, who[0] ? ")" : "");

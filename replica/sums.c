@@ -296,7 +296,7 @@ take_zeroes (struct sums *s, struct disk *disk, unsigned number,
 static bool
 is_known (const struct disk *disk)
 {
-  return disk->backing && backing_outlives (disk->backing);
+  return disk->backing && !disk->lost && backing_outlives (disk->backing);
 }
 
 /* A write-out is done. */

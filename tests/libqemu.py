@@ -6,6 +6,7 @@ The machine "none" has no processor, but its block layer, its jobs and its
 """
 
 import re
+import time
 
 from libmcbuf import MiB, check, read_file, skip
 from qmp import QMP, QMPError
@@ -77,6 +78,18 @@ class Primary:
         """The job is over with an error: its event."""
         return self.qmp.wait_event("BLOCK_JOB_COMPLETED",
                                    lambda data: data["device"] == "m%d" % disk)
+
+    def job_refused(self, disk, offset=0):
+        """Writes that the target is about to refuse, until one was: the event of the job's end."""
+        over = lambda data: data["device"] == "m%d" % disk
+        deadline = time.monotonic() + self.qmp.timeout
+        while True:
+            self.write_soon(disk, 3, offset, 512)
+            try:
+                return self.qmp.wait_event("BLOCK_JOB_COMPLETED", over, seconds=0.5)
+            except QMPError:
+                if time.monotonic() > deadline:
+                    raise
 
     # --- A checkpoint, the way a user makes one ---
 

@@ -98,9 +98,9 @@ class QMP:
         return self._wait_job(job, "synced", lambda i: i["ready"]
                               and i["offset"] == i["len"])
 
-    def wait_event(self, name, is_it=lambda data: True):
+    def wait_event(self, name, is_it=lambda data: True, seconds=None):
         """The next event NAME that is_it () takes, those kept so far first."""
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + (seconds or self.timeout)
         while True:
             for i, event in enumerate(self.events):
                 if event["event"] == name and is_it(event.get("data", {})):

@@ -36,8 +36,8 @@ done
 # Fields of --dump-plugin.
 run nbdkit --dump-plugin "$plugin"
 [ "$rc" = 0 ] || fail "nbdkit --dump-plugin"
-sed -n 's/^\(mcbuf_[a-z_]*\)=.*/\1/p' "$tmp/out" | sort > "$tmp/dump"
-grep '^=item C<mcbuf_' "$pod" | grep -o 'mcbuf_[a-z_]*' | sort > "$tmp/pod"
+sed -n 's/^\(mcbuf_[a-z0-9_]*\)=.*/\1/p' "$tmp/out" | sort > "$tmp/dump"
+grep '^=item C<mcbuf_' "$pod" | grep -o 'mcbuf_[a-z0-9_]*' | sort > "$tmp/pod"
 diff -u "$tmp/dump" "$tmp/pod" || fail "--dump-plugin and $pod differ"
 
 # All states and exports that the server has words for.

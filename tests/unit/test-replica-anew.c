@@ -250,13 +250,24 @@ START_TEST (fails_again)
       break;
     }
     for (unsigned m = 1, begun_anew = 0; ; m++) {
+      uint64_t before = simdisk_ops (disk);
       int result;
 
       simdisk_fail (disk, m, EIO, sticky);
       result = replica_resync (r, true, NULL);
       simdisk_fail (disk, 0, 0, false);
-      if (result == 0 && r->state == JOURNAL_SYNCING)
-        break;
+      if (result == 0 && r->state == JOURNAL_SYNCING) {
+        if (simdisk_ops (disk) - before < m)
+          break;
+        /* It was one that does no harm: the file of sums. */
+        teardown ();
+        setup ();
+        server ();
+        stories[_i / 2] ();
+        ck_assert (fails (n, false));
+        begun_anew = 0;
+        continue;
+      }
       /* Done, and it failed after that: while what was before is forgotten. */
       begun_anew |= result == 0;
       first++;

@@ -266,7 +266,7 @@ START_TEST (directory_of_others)
   free (config.disks);
   {
     static const char *const names[] = { "j/journal", "j/acked", "j/lock", "a.img",
-      "j/catalog.sqlite", "j/catalog.sqlite-wal", "j/catalog.sqlite-shm" };
+      "j/sums", "j/catalog.sqlite", "j/catalog.sqlite-wal", "j/catalog.sqlite-shm" };
     char name[600];
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

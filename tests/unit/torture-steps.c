@@ -63,7 +63,7 @@ pick (struct life *l, unsigned *disk, uint64_t *off, uint32_t *len)
   static const uint32_t grain[] = { 1, 512, 4096, 4096 };
   uint32_t g = grain[rnd (l, 4)];
   uint64_t size = l->size[*disk = rnd (l, l->ndisks)];
-  uint64_t most = l->p.large && !l->nested && rnd (l, 4) ? UINT64_C (200000) :
+  uint64_t most = l->p.large && !l->nested && (l->p.greedy || rnd (l, 4)) ? UINT64_C (200000) :
     rnd (l, 8) ? UINT64_C (12000) : UINT64_C (70000);
 
   *off = ROUND_DOWN (rnd (l, l->p.large ? size / 8 : size), (uint64_t) g);
@@ -295,9 +295,9 @@ weight (const struct life *l, const struct step *s,
 {
   if (overtaking && !s->overtakes)
     return 0;
-  /* So that it fills up. */
-  if (l->p.greedy && takes_writes (state) && strchr ("coyx", s->letter))
-    return s->protected / 12;
+  /* So that it fills up: first something to have, then writes only. */
+  if (l->p.greedy && takes_writes (state) && strchr ("coyxp", s->letter))
+    return l->nsteps % l->p.steps < l->p.steps / 8 ? s->protected / 4 : 0;
   switch (state) {
   case JOURNAL_SYNCING: return s->syncing;
   case JOURNAL_PROTECTED: return s->protected;
