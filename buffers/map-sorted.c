@@ -236,3 +236,21 @@ map_sorted (const struct map *m, struct map_run **runs, size_t *n)
   pages_free (b, bytes);
   return -1;
 }
+
+size_t
+map_run_find (const struct map_run *runs, size_t n, unsigned disk, uint64_t sector)
+{
+  size_t lo = 0, hi = n;
+
+  while (lo < hi) {
+    size_t mid = (lo + hi) / 2;
+    const struct map_run *r = &runs[mid];
+
+    if (r->disk < disk ||
+        (r->disk == disk && r->sector + r->nsectors <= sector))
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  return lo;
+}

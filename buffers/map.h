@@ -87,6 +87,9 @@ struct map_run {
 /* *RUNS is malloced, the caller frees it.  LSD radix sort.  -1 with ENOMEM. */
 extern int map_sorted (const struct map *m, struct map_run **runs, size_t *n);
 
+/* The first of RUNS, sorted, that ends behind sector SECTOR of DISK; N when none does. */
+extern size_t map_run_find (const struct map_run *runs, size_t n, unsigned disk, uint64_t sector);
+
 extern bool map_is_empty (const struct map *m);
 extern size_t map_blocks (const struct map *m);         /* slots in use */
 extern size_t map_memory (const struct map *m);         /* bytes allocated */

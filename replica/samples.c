@@ -125,32 +125,13 @@ add_piece (struct pieces *p, const struct journal_sample *s, bool known)
   return 0;
 }
 
-/* The first of RUNS that ends behind sector SECTOR of DISK. */
-static size_t
-find_run (const struct map_run *runs, size_t n, unsigned disk, uint64_t sector)
-{
-  size_t lo = 0, hi = n;
-
-  while (lo < hi) {
-    size_t mid = (lo + hi) / 2;
-    const struct map_run *r = &runs[mid];
-
-    if (r->disk < disk ||
-        (r->disk == disk && r->sector + r->nsectors <= sector))
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo;
-}
-
 /* What RUNS leave of S. */
 static int
 add_rest (struct pieces *p, const struct journal_sample *s,
           const struct map_run *runs, size_t n)
 {
   uint64_t at = s->sector, end = s->sector + s->nsectors;
-  size_t i = find_run (runs, n, s->disk, at);
+  size_t i = map_run_find (runs, n, s->disk, at);
 
   if (i == n || runs[i].disk != s->disk || runs[i].sector >= end)
     return add_piece (p, s, true);

@@ -399,19 +399,9 @@ is_under_way (const struct map_run *runs, size_t n, unsigned disk,
               uint64_t block)
 {
   uint64_t sector = block * SECTORS;
-  size_t lo = 0, hi = n;
+  size_t i = map_run_find (runs, n, disk, sector);
 
-  while (lo < hi) {
-    size_t mid = (lo + hi) / 2;
-    const struct map_run *r = &runs[mid];
-
-    if (r->disk < disk ||
-        (r->disk == disk && r->sector + r->nsectors <= sector))
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo < n && runs[lo].disk == disk && runs[lo].sector < sector + SECTORS;
+  return i < n && runs[i].disk == disk && runs[i].sector < sector + SECTORS;
 }
 
 static bool
