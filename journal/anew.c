@@ -63,7 +63,7 @@ journal_begin_anew (struct journal *j, journal_change_fn change, void *opaque)
     if (error)
       poison_locked (j, error);
   }
-  if (r == -1 && error)
+  if (r == -1 && (error || noted))
     (void) journal_note_failed (j, true);
 
   SCOPED_LOCK (&j->lock);

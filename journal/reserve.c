@@ -153,7 +153,10 @@ wait_in_line_locked (struct journal *j, struct waiter *w, journal_full_fn full,
     if (since == 0)
       since = host_monotonic_ns ();
     if (r == -1 && j->line == w) {
-      if (line_error_locked (j, full, opaque, since) == -1) {
+      r = line_error_locked (j, full, opaque, since);
+      if (w->served)            /* meanwhile, without the lock */
+        return 0;
+      if (r == -1) {
         leave_locked (j);
         return -1;
       }

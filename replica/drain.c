@@ -213,9 +213,10 @@ drain_map (struct drain *d, const struct map *map)
   if (map_sorted (map, &runs, &n) == -1)
     return -1;
   if (n == 0) {
-    sums_note (d->sums, d->disks, d->ndisks, runs, 0);
+    sums_note (d->sums, d->disks, d->ndisks, runs, 0, d->upto, NULL, NULL);
     return 0;
   }
+  sums_prepare (d->sums, d->disks, d->ndisks);
   if (split (d, runs, n, &parted, &starts, &nparts) == -1)
     return -1;
   b = calloc (1, sizeof *b);
@@ -256,7 +257,7 @@ drain_map (struct drain *d, const struct map *map)
     }
   if (result == 0) {
     samples_update (d->journal, d->disks, d->ndisks, runs, n);
-    sums_note (d->sums, d->disks, d->ndisks, runs, n);
+    sums_note (d->sums, d->disks, d->ndisks, runs, n, d->upto, d->progress, d->opaque);
   }
   return result;
 }

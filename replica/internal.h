@@ -483,6 +483,7 @@ struct drain {
   struct disk *disks;
   unsigned ndisks;
   struct sums *sums;            /* of the images; may be NULL */
+  uint64_t upto;                /* the checkpoint that is aimed at */
   bool verified;                /* all of it was, so drain_prepare need not */
   /* Called now and then with bytes written since the last call; -1 stops with ECANCELED. May be NULL. */
   int (*progress) (void *opaque, uint64_t bytes);

@@ -62,6 +62,7 @@ change_promote (struct journal_state *state, void *opaque)
   state->discarded_bytes = c->bytes;
   state->drained = false;
   state->clean = true;          /* promoted, and nothing is in flight */
+  state->pending = state->scratch = false;
   state_discard (state, state->epoch_limit);
   state_epoch (state, state->epoch_limit + 1);
 }
@@ -194,11 +195,15 @@ static int
 write_map (struct recovery *rec, struct drain *d, const struct epoch *e,
            struct change *c)
 {
+  struct journal_state state;
   bool news;
 
   if (drain_prepare (d, e->map, &news) == -1)
     return -1;
-  if (news && journal_record (rec->j, JOURNAL_REC_TARGET, change_target, c) == -1)
+  /* If this is killed, the next one is to know what it may find in the images. */
+  journal_get_state (rec->j, &state);
+  if ((state.target < c->watermark.id || news) &&
+      journal_record (rec->j, JOURNAL_REC_TARGET, change_target, c) == -1)
     return -1;
   return drain_map (d, e->map);
 }
@@ -219,6 +224,7 @@ write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
   if (e == NULL)
     return mcerror_set (rec->err, MCEXIT_PARTIAL, "cannot go on: %m");
   c.watermark.id = rec->parts[to - 1].epoch;
+  d.upto = c.watermark.id;
   if (replay_map (rec->j, begin, c.watermark.id, e, &newest, &d.damage) == 0 &&
       write_map (rec, &d, e, &c) == 0)
     result = 0;

@@ -25,6 +25,7 @@
 #include "common/uri.h"
 #include "replica/internal.h"
 #include "replica/samples.h"
+#include "replica/sums.h"
 
 struct regroup {
   const struct replica_params *params;
@@ -153,6 +154,8 @@ leaving_open (const struct io_fs *fs, const char *path, uint64_t size,
                         "%s: the image of a disk that leaves cannot be opened: %m: start its server, or have it serve an "
                         "empty image of the same size there", path);
   }
+  if (d->backing)
+    backing_fit (d->backing, size);     /* a device may be larger */
   if ((d->backing == NULL || backing_size (d->backing) != size) &&
       lose (d, path, size) == -1)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open the disks: %m");
@@ -168,13 +171,20 @@ leaving_check (struct replica *r, const struct replica_params *params)
       CLEANUP_FREE struct disk *alone = calloc (r->ndisks, sizeof *alone);
       CLEANUP_FREE char *path = NULL;
       struct samples_miss miss;
+      int known;
 
       if (alone == NULL)
         return -1;
       if (strcmp (params->disks[i].name, r->disks[k].name) != 0 || r->disks[k].lost)
         continue;
       alone[k] = r->disks[k];
-      switch (samples_check (r->journal, alone, r->ndisks, &miss)) {
+      r->sums = sums_open (r->fs, r->dir, r->journal, true);
+      known = samples_check (r->journal, alone, r->ndisks, &miss);
+      if (known == 1)
+        known = sums_check (r->sums, alone, r->ndisks, SUMS_CHANGED, &miss);
+      sums_close (r->sums);
+      r->sums = NULL;
+      switch (known) {
       case 1:
         continue;
       case 0:
@@ -272,7 +282,10 @@ note_lost (struct regroup *g, struct replica *r)
       if (r->has_checkpoint)
         disks[i].joined = r->checkpoint.id + 1;
     }
-  return any ? journal_set_config (r->journal, &next, g->err) : 0;
+  if (!any)
+    return 0;
+  sums_forget (r->sums);        /* they will be copied anew */
+  return journal_set_config (r->journal, &next, g->err);
 }
 
 /* Everything that is committed into the images; nothing that is not may be left. */

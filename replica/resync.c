@@ -31,6 +31,7 @@ change_overwrite (struct journal_state *state, void *opaque)
   state_epoch (state, open);
   state_discard (state, open - 1);
   state->state = JOURNAL_SYNCING;
+  state->pending = state->scratch = false;
   state->has_checkpoint = false;
   state->closed = false;
   state->drained = false;
@@ -125,8 +126,6 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
   }
   if (overwrite && (fresh = history_writeout_new (r)) == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot resync: %m");
-  if (overwrite)
-    sums_forget (r->sums);
   if ((overwrite ? journal_begin_anew (r->journal, change_overwrite, &open) :
        journal_record (r->journal, JOURNAL_REC_STATE, change_resync, &open)) == -1) {
     int saved = errno;
@@ -140,6 +139,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     writeout_free (fresh);
     return -1;
   }
+  if (overwrite)
+    sums_forget (r->sums);
   {
     SCOPED_LOCK (&r->lock);
     /* Whoever still sends on an old connection sends into the hole; from

@@ -177,7 +177,8 @@ plan_locked (struct replica *r, unsigned disk, uint64_t *base, uint64_t *set)
     *set = 0;
     return NULL;
   }
-  *base = base_locked (r, *set);
+  /* One that was reset may be ahead of the others. */
+  *base = s ? s->checkpoint : base_locked (r, *set);
   return s;
 }
 

@@ -19,7 +19,7 @@
 #define SECTORS (BLOCK / JOURNAL_SECTOR)
 #define READ_BLOCKS 256u        /* of an image, at once */
 #define LONG_BLOCKS 16384u      /* zeroes over more than this are rather forgotten */
-#define SOME_BLOCKS 16384u      /* looked at for SUMS_SOME */
+#define SOME_BLOCKS 65536u      /* looked at where not all are */
 
 struct sums {
   struct journal *journal;
@@ -27,6 +27,10 @@ struct sums {
   const struct io_fs *fs;
   char *path;
   bool look, broken;
+  bool touched[JOURNAL_MAX_DISKS];      /* an image was, by somebody else */
+  int (*progress) (void *opaque, uint64_t bytes);
+  void *opaque;
+  bool hurry;                   /* do not read any more: not known */
   uint64_t base[JOURNAL_MAX_DISKS];     /* a disk's first page in the file */
   uint64_t blocks[JOURNAL_MAX_DISKS];   /* of a disk */
   uint16_t zero;                /* the sum of BLOCK zeroes */
@@ -65,10 +69,11 @@ disks_crc (const struct journal_config *config)
   uint32_t crc = 0;
 
   for (unsigned i = 0; i < config->ndisks; i++) {
-    const le64 size = put64 (config->disks[i].size);
+    const le64 size = put64 (config->disks[i].size), joined = put64 (config->disks[i].joined);
 
     crc = crc32c (config->disks[i].name, strlen (config->disks[i].name) + 1, crc);
     crc = crc32c (&size, sizeof size, crc);
+    crc = crc32c (&joined, sizeof joined, crc);
   }
   return crc;
 }
@@ -135,7 +140,7 @@ head_counts (struct sums *s)
          memcmp (s->head.magic, FORMAT_SUMS_MAGIC, sizeof s->head.magic) == 0 &&
          memcmp (s->head.id, config->id, HOST_ID_LEN) == 0 &&
          get32 (s->head.disks_crc) == disks_crc (config) &&
-         (get64 (s->head.upto) == state.watermark.id || get64 (s->head.upto) == state.target);
+         get64 (s->head.upto) >= state.watermark.id;
 }
 
 static void
@@ -247,7 +252,11 @@ take (struct sums *s, struct disk *disk, unsigned number, uint64_t from,
   while (from < to && !s->broken) {
     uint64_t n = MIN (to - from, (uint64_t) READ_BLOCKS), off = from * BLOCK;
     size_t len = MIN (n * BLOCK, disk->size - off);
-    bool known = backing_pread (disk->backing, s->mem, len, off) == 0;
+    bool known = !s->hurry && backing_pread (disk->backing, s->mem, len, off) == 0;
+
+    /* Who waits for this sees that it goes on, as if it had been written; who wants it to end gets that. */
+    if (s->progress && !s->hurry && s->progress (s->opaque, 1) == -1)
+      s->hurry = true;
 
     for (uint64_t i = 0; i < n; i++) {
       le16 *sum = find (s, number, from + i, true);
@@ -299,18 +308,27 @@ is_known (const struct disk *disk)
   return disk->backing && !disk->lost && backing_outlives (disk->backing);
 }
 
+/* *TELLS: a change would be seen. */
+static bool
+is_untouched (const struct sums *s, const struct disk *disk, unsigned number,
+              bool *tells)
+{
+  const struct format_stamp *was = &s->head.stamp[number];
+  uint64_t inode, mtime;
+
+  *tells = backing_stamp (disk->backing, &inode, &mtime) == 0 && mtime != 0;
+  return *tells && get64 (was->inode) == inode && get64 (was->mtime) == mtime;
+}
+
 /* A write-out is done. */
 static void
-stamp (struct sums *s, struct disk *disks, unsigned ndisks)
+stamp (struct sums *s, struct disk *disks, unsigned ndisks, uint64_t upto)
 {
-  struct journal_state state;
-
-  journal_get_state (s->journal, &state);
-  s->head.upto = put64 (state.target);
+  s->head.upto = put64 (upto);
   for (unsigned i = 0; i < ndisks; i++) {
     uint64_t inode = 0, mtime = 0;
 
-    if (!is_known (&disks[i]) ||
+    if (!is_known (&disks[i]) || s->touched[i] ||
         backing_stamp (disks[i].backing, &inode, &mtime) == -1)
       inode = mtime = 0;
     s->head.stamp[i] = (struct format_stamp) { .inode = put64 (inode), .mtime = put64 (mtime) };
@@ -320,11 +338,29 @@ stamp (struct sums *s, struct disk *disks, unsigned ndisks)
 }
 
 void
-sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
-           const struct map_run *runs, size_t n)
+sums_prepare (struct sums *s, struct disk *disks, unsigned ndisks)
 {
   if (s == NULL || s->look || s->broken)
     return;
+  for (unsigned i = 0; i < ndisks; i++) {
+    bool tells;
+
+    if (is_known (&disks[i]) && get64 (s->head.stamp[i].mtime) != 0 &&
+        !is_untouched (s, &disks[i], i, &tells))
+      s->touched[i] = true;
+  }
+}
+
+void
+sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
+           const struct map_run *runs, size_t n, uint64_t upto,
+           int (*progress) (void *opaque, uint64_t bytes), void *opaque)
+{
+  if (s == NULL || s->look || s->broken)
+    return;
+  s->progress = progress;
+  s->opaque = opaque;
+  s->hurry = false;
   for (size_t i = 0; i < n && !s->broken; i++) {
     const struct map_run *run = &runs[i];
     uint64_t end = run->sector + run->nsectors;
@@ -352,7 +388,7 @@ sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
   }
   flush_page (s);
   if (!s->broken)
-    stamp (s, disks, ndisks);
+    stamp (s, disks, ndisks, upto);
   /* Before the record that says that all this was written. */
   if (!s->broken && n > 0 && io_fdatasync (s->file) == -1)
     give_up (s);
@@ -376,18 +412,20 @@ under_way (struct sums *s, struct map_run **runs, size_t *n)
   struct journal_damage damage;
   struct journal_state state;
   struct epoch *e;
-  uint64_t newest = 0;
+  uint64_t newest = 0, upto;
   int r = 0;
 
   *runs = NULL;
   *n = 0;
   journal_get_state (s->journal, &state);
-  if (state.target <= state.watermark.id)
+  /* All that a promoted one has is replayed. */
+  upto = state.state == JOURNAL_PROMOTED ? UINT64_MAX : state.target;
+  if (upto <= state.watermark.id)
     return 0;
   e = epoch_new ();
   if (e == NULL)
     return -1;
-  if (replay_map (s->journal, state.watermark.id, state.target, e, &newest, &damage) == -1 ||
+  if (replay_map (s->journal, state.watermark.id, upto, e, &newest, &damage) == -1 ||
       map_sorted (e->map, runs, n) == -1)
     r = -1;
   epoch_free (e);
@@ -404,20 +442,10 @@ is_under_way (const struct map_run *runs, size_t n, unsigned disk,
   return i < n && runs[i].disk == disk && runs[i].sector < sector + SECTORS;
 }
 
-static bool
-is_untouched (const struct sums *s, const struct disk *disk, unsigned number)
-{
-  const struct format_stamp *was = &s->head.stamp[number];
-  uint64_t inode, mtime;
-
-  return backing_stamp (disk->backing, &inode, &mtime) == 0 && mtime != 0 &&
-         get64 (was->inode) == inode && get64 (was->mtime) == mtime;
-}
-
 /* 1, 0 or -1 as sums_check; *LEFT blocks may be looked at. */
 static int
 check_disk (struct sums *s, struct disk *disk, unsigned number,
-            const struct map_run *runs, size_t n, uint64_t *left,
+            const struct map_run *runs, size_t n, bool all, uint64_t *left,
             struct samples_miss *miss)
 {
   uint64_t block = 0, blocks = MIN (s->blocks[number], DIV_UP (disk->size, (uint64_t) BLOCK));
@@ -449,8 +477,12 @@ check_disk (struct sums *s, struct disk *disk, unsigned number,
     len = MIN ((uint64_t) have * BLOCK, disk->size - block * BLOCK);
     miss->disk = number;
     miss->offset = block * BLOCK;
-    if (backing_pread (disk->backing, s->mem, len, block * BLOCK) == -1)
-      return -1;
+    if (backing_pread (disk->backing, s->mem, len, block * BLOCK) == -1) {
+      if (all)
+        return -1;
+      block += have;            /* who needs it will say so */
+      continue;
+    }
     for (unsigned i = 0; i < have; i++)
       if (known_sum (s, number, block + i) !=
           sum_of (s->mem + i * BLOCK, MIN (len - i * BLOCK, (size_t) BLOCK)) &&
@@ -483,11 +515,14 @@ sums_check (struct sums *s, struct disk *disks, unsigned ndisks,
   if (under_way (s, &runs, &n) == -1)
     return errno == ENOMEM ? -1 : 1;    /* damage of the journal: others tell of that */
   for (unsigned i = 0; i < ndisks && r == 1; i++) {
-    uint64_t left = depth == SUMS_SOME && n > 0 ? SOME_BLOCKS : UINT64_MAX;
+    bool tells = false;
+    uint64_t left;
 
-    if (is_known (&disks[i]) &&
-        (depth == SUMS_ALL || !is_untouched (s, &disks[i], i)))
-      r = check_disk (s, &disks[i], i, runs, n, &left, miss);
+    if (!is_known (&disks[i]) || disks[i].joined > state.checkpoint.id ||
+        (depth != SUMS_ALL && is_untouched (s, &disks[i], i, &tells)))
+      continue;
+    left = depth == SUMS_ALL || (depth == SUMS_CHANGED && tells && n == 0) ? UINT64_MAX : SOME_BLOCKS;
+    r = check_disk (s, &disks[i], i, runs, n, depth == SUMS_ALL, &left, miss);
   }
   return r;
 }

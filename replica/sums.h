@@ -31,18 +31,26 @@ extern void sums_close (struct sums *s);
 /* The images are going to be written past the journal: nothing is known of them any more. */
 extern void sums_forget (struct sums *s);
 
-/* RUNS, sorted, were written to the images of DISKS, by a write-out that is whole. */
+/* A write-out begins: has anybody else written to an image since the last one?  Then its time will not say any more that
+ * nobody did.
+ */
+extern void sums_prepare (struct sums *s, struct disk *disks, unsigned ndisks);
+
+/* RUNS, sorted, were written to the images of DISKS by a write-out up to UPTO, which is whole.  PROGRESS
+ * (may be NULL) is called now and then; with -1 it asks for an end: the rest is not known then.
+ */
 extern void sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
-                       const struct map_run *runs, size_t n);
+                       const struct map_run *runs, size_t n, uint64_t upto,
+                       int (*progress) (void *opaque, uint64_t bytes), void *opaque);
 
 enum sums_depth {
-  SUMS_SOME,                    /* what a write-out has left half done is not worth a long wait */
-  SUMS_CHANGED,                 /* all of an image that was touched since, as its inode has it */
+  SUMS_SOME,                    /* so much of each image that was touched as does not take long */
+  SUMS_CHANGED,                 /* all of it, unless a write-out was under way or nothing tells whether it was touched */
   SUMS_ALL,
 };
 
 /* Are the images, those that are open, what was written out to them?  1 yes, or not known; 0 no, *MISS says
- * where; -1 with errno: MISS->disk cannot be read, or ENOMEM.
+ * where; -1 with errno: ENOMEM, or with SUMS_ALL MISS->disk cannot be read.
  */
 extern int sums_check (struct sums *s, struct disk *disks, unsigned ndisks,
                        enum sums_depth depth, struct samples_miss *miss);

@@ -318,7 +318,8 @@ revive (struct replica *r, const struct replica_params *params,
   uint64_t newest;
 
   journal_get_state (r->journal, &state);
-  r->sums = sums_open (r->fs, r->dir, r->journal, false);
+  if (!damaged)                 /* which is left as it is */
+    r->sums = sums_open (r->fs, r->dir, r->journal, false);
   if (damaged)
     note_damage (r, &damage);
   else if (check_images (r, &damaged) == -1)
@@ -355,8 +356,10 @@ revive (struct replica *r, const struct replica_params *params,
   r->discarded_bytes = state.discarded_bytes;
 
   /* They may be out of date: see samples_check. */
-  if (state.state == JOURNAL_PROMOTED && journal_backlog (r->journal) == 0)
+  if (state.state == JOURNAL_PROMOTED && journal_backlog (r->journal) == 0) {
     journal_set_samples (r->journal, NULL, 0);
+    sums_forget (r->sums);
+  }
   change = (struct open_change) {
     .state = r->state, .restored = restored, .open = speculation_open_number (r->spec),
     .keep_clean = state.clean && took != JOURNAL_TOOK_SHARED &&

@@ -171,10 +171,10 @@ prepare (struct replica *r, const struct map *map, bool *news)
 
 /* Write MAP out, again and again until it is there.  -1: stopped, held, or failed. */
 static int
-drain_until_done (struct replica *r, const struct map *map)
+drain_until_done (struct replica *r, const struct map *map, uint64_t target)
 {
   struct drain d = { .fs = r->fs, .journal = r->journal, .disks = r->disks,
-                     .ndisks = r->ndisks, .sums = r->sums, .progress = cycle_progress,
+                     .ndisks = r->ndisks, .sums = r->sums, .upto = target, .progress = cycle_progress,
                      .opaque = r };
   unsigned wait = RETRY_MIN_MS;
 
@@ -239,7 +239,7 @@ cycle (struct replica *r, const struct map *map, uint64_t target)
       return -1;
     }
   }
-  if (drain_until_done (r, map) == -1)
+  if (drain_until_done (r, map, target) == -1)
     return -1;
   if (journal_record (r->journal, JOURNAL_REC_WATERMARK, change_watermark,
                       &c) == -1) {

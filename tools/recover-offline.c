@@ -154,7 +154,7 @@ verify (const struct options *o, const struct recover_params *params)
 static void
 give_back (const char *dir)
 {
-  static const char *const names[] = { "acked", "divergence", "lock" };
+  static const char *const names[] = { "acked", "divergence", "lock", "sums" };
   CLEANUP_CLOSE int dirfd = -1;
   struct stat owner, st;
 

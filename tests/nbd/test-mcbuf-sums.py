@@ -14,7 +14,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (DAMAGE, DONE, KiB, MiB, Server, check, count, equal, main, read_file, seeded,
+from libmcbuf import (DAMAGE, DONE, Faults, KiB, MiB, PARTIAL, Server, check, count, equal, main, read_file, seeded,
                       sparse_file, tool, tried, write_file)
 
 SIZE = 64 * MiB - 1536
@@ -46,6 +46,9 @@ class Replica:
             h.shutdown()
         equal(tool("mcbuf-commit", "--json", self.journal).json["checkpoint"], 1, "checkpoint")
         server.drained()
+        for _ in range(2):      # nothing was written, and what is known stays known
+            server.commit()
+            server.drained()
         if backlog:
             h = server.connect("a")
             h.pwrite(b"backlog" * 1000, 4096)
@@ -172,6 +175,44 @@ def test_older(test):
     server.kill()
     write_file(server.journal + "/sums", sums)
     tool("mcbuf-recover", server.journal)
+
+
+def test_interrupted(test):
+    """Recovery that fails half way over blocks that are known, and is run again."""
+    rng = seeded("test_interrupted")
+    path = sparse_file(test.path("disk.img"), SIZE)
+    params = (path, "journal=" + test.path("j"), "journal-size=128M", "buffer=16M", "baseline=trusted")
+    server = Server(test, *params)
+    h = server.connect()
+    places = [rng.randrange(SIZE // BLOCK) * BLOCK for _ in range(4000)]
+    want = bytearray(SIZE)
+
+    def put(n):
+        for at in rng.sample(places, n):
+            data = rng.randbytes(BLOCK)
+            h.pwrite(data, at)
+            want[at:at + BLOCK] = data
+    put(4000)
+    server.commit()
+    server.drained()
+    h.shutdown()
+    server.stop()
+    server = Server(test, *params, "history=1000")
+    h = server.connect()
+    for _ in range(8):
+        put(300)
+        server.commit()
+    server.kill()
+    faults = Faults(test)
+    for half in (SIZE // 4, SIZE // 2, SIZE * 3 // 4):
+        faults.fail("pwrite", "disk.img", span=(half, SIZE))
+        tool("mcbuf-recover", server.journal, code=PARTIAL, env=faults.env, preload=faults.preload)
+        faults.heal("pwrite")
+    faults.fail("fdatasync", "disk.img")
+    tool("mcbuf-recover", server.journal, code=PARTIAL, env=faults.env, preload=faults.preload)
+    faults.heal("fdatasync")
+    tool("mcbuf-recover", server.journal)
+    check(read_file(path) == bytes(want), "not what was committed")
 
 
 main(globals())
