@@ -171,6 +171,29 @@ def test_larger_device(test):
                 server.stop()
 
 
+def test_larger_leaves(test):
+    """It leaves as the disk that it is: with its last checkpoint on it."""
+    rng = seeded("test_larger_leaves")
+    size = SIZE - 4096 + 512
+    with device(test, 512) as loop:
+        loop.write(bytes(SIZE))
+        server = Server(test, "disk=a:" + sparse_file(test.path("a.img"), size), "disk=b:" + loop.device,
+                        "size=%d" % size, "journal-size=64M", "buffer=8M", "baseline=trusted", "history=1000",
+                        "journal=" + test.path("j"))
+        disk = Disk(size, bytes(size))
+        h = server.connect("b")
+        some_writes(rng, h, disk, 20)
+        server.commit()
+        h.shutdown()
+        server.stop()
+        server.params.remove("disk=b:" + loop.device)
+        server.params.append("remove-disk=b")
+        server.start()
+        check("without its image" not in server.said(), server.said())
+        server.stop()
+        same(loop.read(size), bytes(disk.now), "device")
+
+
 def test_too_small(test):
     """A device that has less than its disk is refused, and not touched."""
     rng = seeded("test_too_small")

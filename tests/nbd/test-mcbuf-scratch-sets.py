@@ -235,6 +235,42 @@ def test_not_the_disk(test):
     check(connect_errno(server, "vda@scratch") != 0, "scratch of another promote")
 
 
+def test_not_the_disk_offline(test):
+    """Nor is it after a scratch was promoted in an earlier life and the server was killed in this one."""
+    server = replica(test)
+    checkpoint(server, 1)
+    put(server.connect("vda@scratch"), 0x11)
+    server.ask("promote scratch")
+    server.ask("resync overwrite")
+    server.inlets = [server.connect("vda")]
+    server.inlets[0].pwrite(bytes(SIZE), 0)
+    n = checkpoint(server, 2)
+    server.kill()
+    equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], n, "checkpoint")
+    server.start()
+    equal(server.status()["state"], "promoted", "state")
+    check(connect_errno(server, "vda@scratch") != 0, "scratch is the disk after a plain recovery")
+    shows(server.connect("vda@promoted"), 2)
+
+
+def test_reset_of_one(test):
+    """One of two disks is reset after a commit, closed, and opened again."""
+    server = replica(test, ("vda", "vdb"))
+    checkpoint(server, 1)
+    a, b = server.connect("vda@scratch"), server.connect("vdb@scratch")
+    put(a, 0x11)
+    put(b, 0x22)
+    checkpoint(server, 2)
+    server.ask("reset vda@scratch")
+    shows(a, 2)
+    shows(b, 1, 0x22)
+    a.shutdown()
+    poll("vda@scratch to be closed", lambda: server.status()["connections"] <= 3)
+    a = server.connect("vda@scratch")
+    shows(a, 2)
+    shows(b, 1, 0x22)
+
+
 def test_race(test):
     """Opens, writes and closes while commits, resets and promotes go on: each disk is one checkpoint and one's own."""
     server = replica(test, ("vda", "vdb"))

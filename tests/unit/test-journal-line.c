@@ -360,6 +360,38 @@ START_TEST (no_room)
 }
 END_TEST
 
+/* Room comes, and is his, while he is told that there is none. */
+START_TEST (served_meanwhile)
+{
+  struct journal_span *spans = calloc (64, sizeof *spans);
+  struct writer w[2], late;
+  unsigned n = 0;
+
+  EXPECT (spans != NULL);
+  for (; journal_reserve (h.j, JOURNAL_CHUNK_BLOCKS, &spans[n]) == 0; n++) {
+    EXPECT (n < 63);
+    fill (&spans[n]);
+  }
+  for (unsigned i = 0; i < (_i ? 2u : 1u); i++)
+    join_line (&w[i], 10, full);
+  expect_full_of (&w[0], 1);
+  journal_abandon (h.j, &spans[0]);     /* room for one chunk ... */
+  late = (struct writer) { .want = 10, .full = full };
+  EXPECT (pthread_create (&late.thread, NULL, write_main, &late) == 0);
+  poll_line (0);                /* ... and whoever comes serves the line */
+  let_full_return (-1);
+  join (w, _i ? 2 : 1);
+  join (&late, 1);
+  for (unsigned i = 0; i < (_i ? 2u : 1u); i++) {
+    EXPECT (w[i].result == 0);
+    fill (&w[i].span);
+  }
+  EXPECT (late.result == 0);
+  fill (&late.span);
+  free (spans);
+}
+END_TEST
+
 /* Who waited long for the device has not waited for room meanwhile. */
 START_TEST (no_room_any_more)
 {
@@ -438,6 +470,7 @@ main (void)
   tcase_add_test (t, long_writes_do_not_overtake);
   tcase_add_test (t, device_fails);
   tcase_add_test (t, no_room);
+  tcase_add_loop_test (t, served_meanwhile, 0, 2);
   tcase_add_test (t, no_room_any_more);
   tcase_add_test (t, commit_of_its_own);
   suite_add_tcase (s, t);
