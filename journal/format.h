@@ -311,7 +311,8 @@ struct format_sums {
   le32 disks_crc;               /* of names and sizes of the disks */
   uint8_t id[HOST_ID_LEN];
   le64 upto;                    /* the checkpoint that was written out last */
-  uint8_t reserved1[88];
+  le64 seq;                     /* the newest record then */
+  uint8_t reserved1[80];
   struct format_stamp stamp[JOURNAL_MAX_DISKS];
   uint8_t reserved2[JOURNAL_BLOCK - 128 - 16 * JOURNAL_MAX_DISKS];
 };
@@ -319,6 +320,7 @@ FORMAT_PIN (format_sums, crc, 8);
 FORMAT_PIN (format_sums, disks_crc, 12);
 FORMAT_PIN (format_sums, id, 16);
 FORMAT_PIN (format_sums, upto, 32);
+FORMAT_PIN (format_sums, seq, 40);
 FORMAT_PIN (format_sums, stamp, 128);
 FORMAT_SIZE (format_sums, JOURNAL_BLOCK);
 

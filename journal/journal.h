@@ -249,6 +249,8 @@ extern bool journal_find_checkpoint (struct journal *j, uint64_t id,
                                      struct journal_checkpoint *cp);
 /* How many commits are behind the watermark, PROMOTED_COMMITs too. */
 extern size_t journal_backlog (struct journal *j);
+/* Its sequence number: it grows, and a journal that has less is of before. */
+extern uint64_t journal_newest_record (struct journal *j);
 
 /* Call FN for every extent of every committed epoch in (FROM, UPTO], oldest
  * first, in the order of the writes.  EPOCH is the one the *commit* ends with.  FN

@@ -206,6 +206,14 @@ journal_backlog (struct journal *j)
   return n;
 }
 
+uint64_t
+journal_newest_record (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  return j->log.seq;
+}
+
 size_t
 journal_checkpoints (struct journal *j, struct journal_checkpoint *list,
                      size_t max)

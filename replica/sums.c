@@ -140,7 +140,8 @@ head_counts (struct sums *s)
          memcmp (s->head.magic, FORMAT_SUMS_MAGIC, sizeof s->head.magic) == 0 &&
          memcmp (s->head.id, config->id, HOST_ID_LEN) == 0 &&
          get32 (s->head.disks_crc) == disks_crc (config) &&
-         get64 (s->head.upto) >= state.watermark.id;
+         get64 (s->head.upto) >= state.watermark.id &&
+         get64 (s->head.seq) <= journal_newest_record (s->journal);
 }
 
 static void
@@ -325,6 +326,7 @@ static void
 stamp (struct sums *s, struct disk *disks, unsigned ndisks, uint64_t upto)
 {
   s->head.upto = put64 (upto);
+  s->head.seq = put64 (journal_newest_record (s->journal));
   for (unsigned i = 0; i < ndisks; i++) {
     uint64_t inode = 0, mtime = 0;
 

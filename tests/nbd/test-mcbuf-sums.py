@@ -177,6 +177,20 @@ def test_older(test):
     tool("mcbuf-recover", server.journal)
 
 
+def test_older_journal(test):
+    """Journal and images of an earlier time are put back, and the file of sums stays."""
+    rng = seeded("test_older_journal")
+    r = Replica(test, rng, clean=False, backlog=True)
+    there = r.copied()
+    kept = {n: read_file(os.path.join(there, "j", n)) for n in ("journal", "acked")}
+    recover(there)
+    for n, content in kept.items():
+        write_file(os.path.join(there, "j", n), content)
+    for d in "ab":
+        write_file("%s/%s.img" % (there, d), r.now[d])
+    recover(there)
+
+
 def test_interrupted(test):
     """Recovery that fails half way over blocks that are known, and is run again."""
     rng = seeded("test_interrupted")
