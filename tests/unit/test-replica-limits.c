@@ -335,7 +335,8 @@ dial (const char *dir, const char *words)
   EXPECT ((size_t) snprintf (addr.sun_path, sizeof addr.sun_path, "%s/control",
                              dir) < sizeof addr.sun_path);
   EXPECT (connect (fd, (struct sockaddr *) &addr, sizeof addr) == 0);
-  EXPECT (send (fd, "seal now\n", 9, MSG_NOSIGNAL) == 9);
+  /* Who is turned away may be gone by then; what he was told is there to be read. */
+  EXPECT (send (fd, "seal now\n", 9, MSG_NOSIGNAL) == 9 || errno == EPIPE);
   while (used < sizeof answer - 1 && (used == 0 || answer[used - 1] != '\n') &&
          (n = recv (fd, answer + used, sizeof answer - 1 - used, 0)) > 0)
     used += n;
