@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where things lie in a journal, read as mcbuf-journal(5) describes it.
 
-Written from that page alone: an examiner's view, which shares no code with mcbuf.
+Written from that page alone: a second reading of it, which shares no code with mcbuf.
 """
 
 import os
