@@ -226,6 +226,15 @@ encode_commit (struct journal *j, const struct journal_commit *commit,
   return 0;
 }
 
+/* Others look at the list, and drop from it, meanwhile. */
+static int
+make_room (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  return commits_grow (j);
+}
+
 /* Build and write the records of a commit, while the threads push what they
  * refer to.  ENTRY is filled for a commit.
  */
@@ -247,7 +256,7 @@ write_commit (struct journal *j, struct journal_commit *commit, uint64_t epoch,
   if (s->inline_)
     memcpy (j->log.buf[*n - 1].payload, payload, s->table_bytes);
   if (!clean && (commit_of (&j->log.buf[*n - 1], entry) == -1 ||
-                 commits_grow (j) == -1))
+                 make_room (j) == -1))
     return -1;
   return log_write (j, *n, records_kept (commit->kind));
 }
