@@ -464,7 +464,7 @@ def test_leave(test):
         group.server.commit()
     group.stop()
     want = group.copies()
-    group.refuses(["vda", "vdc"], ["cannot be written out", "vda.img"], "remove-disk=vdb")
+    group.refuses(["vda", "vdc"], ["cannot be written out", ".img: "], "remove-disk=vdb")
     faults.heal("pwrite")
     group.start(["vda", "vdc"], "remove-disk=vdb")
     s = group.server.status()
