@@ -511,7 +511,7 @@ def nbd_errno(call, *args):
     try:
         call(*args)
     except nbd.Error as error:
-        return error.errnum
+        return error.errnum or errno.EIO    # an error without a number is no success
     return 0
 
 
