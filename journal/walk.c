@@ -77,8 +77,7 @@ table_walk_bytes (struct table_walk *walk, const void *p, size_t len,
     if (off + slots * FORMAT_SLOT > len)
       goto bad;
     item.epoch = whole_epoch (walk->first_epoch, get32 (d->epoch_low));
-    if (item.epoch < walk->first_epoch || item.epoch > walk->epoch ||
-        item.epoch < walk->j->config.disks[item.ext.disk].joined)
+    if (item.epoch < walk->first_epoch || item.epoch > walk->epoch)
       goto bad;
     if (item.epoch != walk->seed_epoch || walk->items == 0) {
       walk->seed_epoch = item.epoch;
@@ -94,7 +93,9 @@ table_walk_bytes (struct table_walk *walk, const void *p, size_t len,
     walk->items++;
     walk->at = off;
     walk->slots = slots;
-    if (walk->fn (walk->opaque, &item) == -1)
+    /* What it was before it joined, with an image that is lost, is nothing any more. */
+    if (item.epoch >= walk->j->config.disks[item.ext.disk].joined &&
+        walk->fn (walk->opaque, &item) == -1)
       return -1;
     off += slots * FORMAT_SLOT;
   }

@@ -270,7 +270,6 @@ note_lost (struct regroup *g, struct replica *r)
 {
   struct journal_config next = *journal_get_config (r->journal);
   CLEANUP_FREE struct journal_disk *disks = calloc (next.ndisks, sizeof *disks);
-  bool any = false;
 
   if (disks == NULL)
     return mcerror_set (g->err, MCEXIT_USAGE, "cannot change the set of disks: %m");
@@ -278,43 +277,21 @@ note_lost (struct regroup *g, struct replica *r)
   next.disks = disks;
   for (unsigned i = 0; i < next.ndisks; i++)
     if (r->disks[i].lost) {
-      g->lost[i] = any = true;
+      g->lost[i] = true;
       if (r->has_checkpoint)
         disks[i].joined = r->checkpoint.id + 1;
     }
-  if (!any)
-    return 0;
   sums_forget (r->sums);        /* they will be copied anew */
   return journal_set_config (r->journal, &next, g->err);
 }
 
-/* Everything that is committed into the images; nothing that is not may be left. */
+/* Nothing that is not committed may be left. */
 static int
-bring_to_rest (const struct regroup *g, struct replica *r)
+discard_rest (const struct regroup *g, struct replica *r)
 {
   struct speculation_stat stat;
   struct void_change c;
 
-  switch (r->state) {
-  case JOURNAL_SYNCING:
-    return r->closed ? refuse (g, r, "the first copy is closed: commit it with the disks as they were") : 0;
-  case JOURNAL_PROMOTED:
-    return refuse (g, r, "this copy is the disk: make it a standby again with resync overwrite first");
-  case JOURNAL_FAILED:
-    return refuse (g, r, r->reason);
-  case JOURNAL_PROTECTED:
-  case JOURNAL_RESYNCING:
-  case JOURNAL_STALE:
-    break;
-  }
-  while (!writeout_is_empty (r->wo))
-    if (writeout_step (r) == -1) {
-      errno = EIO;
-      return mcerror_set (g->err, MCEXIT_USAGE,
-                          "%s: the set of disks is not changed: what is committed cannot be written out: %s: "
-                          "mend that, or name the disks as before",
-                          r->dir, r->wo_error[0] ? r->wo_error : r->reason);
-    }
   speculation_get_stat (r->spec, &stat);
   c = (struct void_change) { .open = speculation_open_number (r->spec) + 1,
                              .hole = stat.extents > 0 };
@@ -332,6 +309,49 @@ bring_to_rest (const struct regroup *g, struct replica *r)
   if (discard_speculation (r) == -1)
     return mcerror_set (g->err, MCEXIT_USAGE, "%s/journal: %m", r->dir);
   return 0;
+}
+
+static bool
+any_lost (const struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (r->disks[i].lost)
+      return true;
+  return false;
+}
+
+/* Everything that is committed into the images, and nothing else left. */
+static int
+bring_to_rest (struct regroup *g, struct replica *r)
+{
+  switch (r->state) {
+  case JOURNAL_SYNCING:
+    if (r->closed)
+      return refuse (g, r, "the first copy is closed: commit it with the disks as they were");
+    return any_lost (r) ? note_lost (g, r) : 0;
+  case JOURNAL_PROMOTED:
+    return refuse (g, r, "this copy is the disk: make it a standby again with resync overwrite first");
+  case JOURNAL_FAILED:
+    return refuse (g, r, r->reason);
+  case JOURNAL_PROTECTED:
+  case JOURNAL_RESYNCING:
+  case JOURNAL_STALE:
+    break;
+  }
+  /* What is written out without an image is gone.  From before that a disk which is lost has to be known
+   * to be in no checkpoint, and with that nothing of it may be speculation.
+   */
+  if (any_lost (r) && (discard_rest (g, r) == -1 || note_lost (g, r) == -1))
+    return -1;
+  while (!writeout_is_empty (r->wo))
+    if (writeout_step (r) == -1) {
+      errno = EIO;
+      return mcerror_set (g->err, MCEXIT_USAGE,
+                          "%s: the set of disks is not changed: what is committed cannot be written out: %s: "
+                          "mend that, or name the disks as before",
+                          r->dir, r->wo_error[0] ? r->wo_error : r->reason);
+    }
+  return discard_rest (g, r);
 }
 
 /* --- the replica as it is to be -------------------------------------------------------- */
@@ -431,8 +451,6 @@ change_set (struct regroup *g)
   if (r == NULL)
     return -1;
   result = bring_to_rest (g, r);
-  if (result == 0)
-    result = note_lost (g, r);
   replica_close (r);
   if (result == -1 ||
       journal_open (g->params->fs, g->params->dir, &j, g->err) == -1)

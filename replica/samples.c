@@ -245,7 +245,8 @@ offer (struct pieces *p, size_t first, uint64_t *seen,
 }
 
 static int
-offer_runs (struct pieces *p, const struct map_run *runs, size_t n)
+offer_runs (struct pieces *p, const struct disk *disks,
+            const struct map_run *runs, size_t n)
 {
   size_t first = p->n;
   uint64_t seen = 0;
@@ -256,6 +257,10 @@ offer_runs (struct pieces *p, const struct map_run *runs, size_t n)
 
     while (k < n && runs[k].disk == runs[i].disk && runs[k].sector == end)
       end += runs[k++].nsectors;
+    if (disks[runs[i].disk].lost) {     /* should it stay it will be copied anew */
+      i = k;
+      continue;
+    }
     step = MAX ((uint64_t) PIECE, (end - from) / STRIDES);
     for (uint64_t at = from; at < end; at += step) {
       const struct journal_sample s = {
@@ -341,7 +346,7 @@ samples_update (struct journal *j, struct disk *disks, unsigned ndisks,
   for (unsigned i = 0; i < n && r == 0; i++)
     r = add_rest (&p, &list[i], runs, nruns);
   if (r == 0)
-    r = offer_runs (&p, runs, nruns);
+    r = offer_runs (&p, disks, runs, nruns);
   if (r == -1)
     p.n = 0;
   else {

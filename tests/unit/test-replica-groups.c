@@ -171,6 +171,91 @@ check_server (struct simdisk *d)
   check_recovery (d);
 }
 
+/* The image of WHO[away] is gone while its disk leaves; after a crash it is back, as old as it
+ * was, and the server is started with the disks as before: it leaves all the same, or has what the
+ * checkpoint has, or it is said to need a copy.
+ */
+#define OLD_IMAGE "/sim/old"
+static int away = -1;
+static unsigned left, stayed, needs_copy;
+
+static void
+check_away_recovery (struct simdisk *d, uint64_t checkpoint, bool gone)
+{
+  struct recover_params p = { .fs = simdisk_fs (d), .dir = DIR };
+  struct recover_result result;
+  struct mcerror err = { 0 };
+  uint8_t image[SIZE];
+  bool without = false;
+
+  states++;
+  ck_assert_msg (recover_run (&p, &result, &err) == 0, "recovery: code %d: %s",
+                 err.code, err.text);
+  ck_assert_uint_eq (result.checkpoint.id, checkpoint);
+  for (unsigned i = 0; i < result.nwithout; i++)
+    without = without || strcmp (result.without[i], who[away].name) == 0;
+  for (unsigned i = 0; i < nmembers; i++) {
+    if ((int) members[i] == away && (gone || without)) {
+      ck_assert (gone || checkpoint == expect.checkpoint);
+      continue;
+    }
+    fill (&who[members[i]], round_of[expect.checkpoint], image);
+    ck_assert_msg (simdisk_equals (d, who[members[i]].path, image, SIZE),
+                   "disk %s is not at the checkpoint", who[members[i]].name);
+  }
+}
+
+/* What the disk that needs it gets: a copy of what it was.  Returns the checkpoint that has it. */
+static uint64_t
+copy_away (struct replica *next)
+{
+  struct commit_answer answer;
+  struct mcerror err = { 0 };
+  uint8_t image[SIZE];
+
+  for (unsigned i = 0; i < next->ndisks; i++)
+    if (find (next->disks[i].name) == &who[away]) {
+      struct replica_export e = { .disk = i, .fence = next->fence };
+
+      fill (&who[away], round_of[expect.checkpoint], image);
+      ck_assert_int_eq (replica_pwrite (next, &e, image, SIZE, 0, 0), 0);
+    }
+  ck_assert_msg (replica_commit (next, &(struct commit_request) { 0 }, &answer, &err) == 0,
+                 "commit: %s", err.text);
+  return answer.checkpoint;
+}
+
+static void
+check_away (struct simdisk *d)
+{
+  uint64_t checkpoint = expect.checkpoint;
+  struct mcerror err = { 0 };
+  struct replica *next;
+
+  simdisk_copy (d, who[away].path, disk, OLD_IMAGE);
+  next = open_set (d, members, nmembers, NULL, 0, NULL, 0, &err);
+  if (next == NULL) {
+    ck_assert_msg (strstr (err.text, who[away].name) != NULL, "%s", err.text);
+    left++;
+    check_away_recovery (d, checkpoint, true);
+    return;
+  }
+  if (next->state == JOURNAL_PROTECTED) {
+    stayed++;
+    while (!writeout_is_empty (next->wo))
+      ck_assert_int_eq (writeout_step (next), 0);
+  }
+  else {
+    ck_assert_msg (next->state == JOURNAL_RESYNCING, "%s: %s",
+                   replica_state_word (next->state), next->reason);
+    needs_copy++;
+    if (host_below (2))
+      checkpoint = copy_away (next);
+  }
+  replica_close (next);
+  check_away_recovery (d, checkpoint, false);
+}
+
 static void
 on_op (void *opaque, enum simdisk_op op)
 {
@@ -178,7 +263,13 @@ on_op (void *opaque, enum simdisk_op op)
 
   (void) opaque;
   (void) op;
-  if (host_below (4) > 0) {
+  if (away >= 0) {
+    struct simdisk *after = simdisk_crash (disk, host_below (SIMDISK_HOWS), host_bits);
+
+    check_away (after);
+    simdisk_free (after);
+  }
+  else if (host_below (4) > 0) {
     enum simdisk_crash how = host_below (SIMDISK_HOWS);
     struct simdisk *after = simdisk_crash (disk, how, host_bits);
     unsigned boot = how == SIMDISK_KILL ? host_boot (0) : host_boot (host_new_boot ());
@@ -371,6 +462,62 @@ START_TEST (test_join_and_leave)
 }
 END_TEST
 
+START_TEST (test_leave_without_image)
+{
+  struct mcerror err = { 0 };
+  unsigned k = 1;
+
+  left = stayed = needs_copy = 0;
+  begin (3);
+  for (unsigned lap = 0; lap < 6; lap++) {
+    unsigned out = lap % nmembers;
+
+    for (unsigned last = k + 3; k < last; k++) {
+      write_round (k);
+      commit (k);
+    }
+    write_out (lap % 2);
+    write_round (k);
+    commit (k++);               /* some of it is a backlog */
+    replica_close (r);
+
+    ask (out, -1, k);
+    simdisk_copy (disk, OLD_IMAGE, disk, who[members[out]].path);
+    ck_assert_int_eq (io_unlink (simdisk_fs (disk), who[members[out]].path), 0);
+    away = members[out];
+    r = open_set (disk, asked, nasked, NULL, 0, leaving, nleaving, &err);
+    ck_assert_msg (r != NULL, "%s", err.text);
+    ck_assert_int_eq (r->state, JOURNAL_PROTECTED);
+    away = -1;
+    replica_close (r);
+
+    /* It joins again, with a copy of its own. */
+    memcpy (asked, members, sizeof asked);
+    asked[out] = asked[nmembers - 1];
+    asked[nmembers - 1] = members[out];
+    nasked = nmembers;
+    memcpy (members, asked, sizeof members);
+    who[members[nmembers - 1]].since = k;
+    expect.nsets = 2;
+    memcpy (expect.set[0], asked, sizeof asked);
+    expect.n[0] = nmembers - 1;
+    joining[0] = members[nmembers - 1];
+    njoining = 1;
+    nleaving = 0;
+    r = open_set (disk, asked, nasked, joining, njoining, NULL, 0, &err);
+    ck_assert_msg (r != NULL, "%s", err.text);
+    expect.n[0] = nmembers;
+    expect.nsets = 1;
+    nasked = 0;
+    write_round (k);
+    commit (k++);
+  }
+  printf ("left %u, stayed %u, needs a copy %u times\n", left, stayed, needs_copy);
+  ck_assert (left > 0 && stayed > 0 && needs_copy > 0);
+  end ();
+}
+END_TEST
+
 int
 main (void)
 {
@@ -380,6 +527,7 @@ main (void)
   tcase_set_timeout (tc, 120);
   tcase_add_test (tc, test_64_disks);
   tcase_add_test (tc, test_join_and_leave);
+  tcase_add_test (tc, test_leave_without_image);
   suite_add_tcase (suite, tc);
   return unit_run (suite);
 }
