@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 
 try:
     import nbd
@@ -566,10 +567,16 @@ def random_data(rng, length):
 
 # --- Random numbers ----------------------------------------------------------
 
+_seeded = {}                            # how often, by what for
+
+
 def seeded(what):
-    """A random generator whose seed is printed and can be given."""
+    """A random generator whose seed is printed and can be given; without that it follows from MCBUF_TEST_SERIES."""
     seed = os.environ.get("MCBUF_TEST_SEED")
-    seed = int(seed) if seed else random.SystemRandom().randrange(1 << 32)
+    _seeded[what] = _seeded.get(what, 0) + 1
+    series = "%s %s %s %d" % (os.environ.get("MCBUF_TEST_SERIES", 1), os.path.basename(sys.argv[0]),
+                              what, _seeded[what])
+    seed = int(seed) if seed else zlib.crc32(series.encode())
     print("%s: replay with MCBUF_TEST_SEED=%d" % (what, seed), flush=True)
     return random.Random(seed)
 

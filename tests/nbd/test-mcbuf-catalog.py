@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 from libmcbuf import (MiB, Server, check, equal, main, poll, read_file,
-                      sparse_file, tool, write_file)
+                      seeded, sparse_file, tool, write_file)
 
 
 def replica(test):
@@ -76,7 +76,7 @@ def test_damaged(test):
         server.stop()
         good = good or read_file(catalog(server))
         if how == "garbage":
-            write_file(catalog(server), os.urandom(20000))
+            write_file(catalog(server), seeded("garbage").randbytes(20000))
         elif how == "header":
             write_file(catalog(server), good[:100] + b"\xff" * (len(good) - 100))
         else:

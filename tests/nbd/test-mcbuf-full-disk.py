@@ -15,7 +15,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 from libmcbuf import (NO_CHECKPOINT, KiB, MiB, Server, StartError, check, done, equal, main, nbd_errno,
-                      poll, read_all, read_file, same, skip, sparse_file, tool)
+                      poll, read_all, read_file, same, seeded, skip, sparse_file, tool)
 
 SIZE = 8 * MiB
 INSIDE = "MCBUF_TEST_INSIDE"
@@ -276,7 +276,7 @@ def test_default_buffer(test):
         warned()
         # An epoch of more than that: slower, and nothing else.
         h = server.connect()
-        want = os.urandom(MiB) * 48
+        want = seeded("a full disk").randbytes(MiB) * 48
         for at in range(0, len(want), 4 * MiB):
             h.pwrite(want[at:at + 4 * MiB], at)
         same(read_all(h)[:len(want)], want, "read back")

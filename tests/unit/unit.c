@@ -3,8 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
+#include <string.h>
 
 #include "unit/unit.h"
 
@@ -13,15 +12,17 @@ static uint64_t state;
 void
 unit_seed (void)
 {
-  const char *s = getenv ("MCBUF_TEST_SEED");
-  struct timespec now = { 0, 0 };
+  const char *s = getenv ("MCBUF_TEST_SEED"), *series = getenv ("MCBUF_TEST_SERIES");
+  const char *name = program_invocation_short_name;
+  static unsigned times;
 
   if (s && *s)
     state = strtoull (s, NULL, 0);
   else {
-    (void) clock_gettime (CLOCK_REALTIME, &now);
-    state = (now.tv_sec * UINT64_C (1000000007) + now.tv_nsec + getpid ())
-      % 1000000000;
+    state = (series && *series ? strtoull (series, NULL, 0) : 1) * 1000 + ++times;
+    for (const char *p = strncmp (name, "lt-", 3) == 0 ? name + 3 : name; *p; p++)
+      state = state * 31 + (unsigned char) *p;
+    state %= 1000000000;
   }
   printf ("MCBUF_TEST_SEED=%llu\n", (unsigned long long) state);
   (void) fflush (stdout);

@@ -19,7 +19,7 @@
       ck_abort_msg ("%s", #cond);                                       \
   } while (0)
 
-/* Begin the random stream anew: from MCBUF_TEST_SEED, else from the clock.
+/* Begin the random stream anew: from MCBUF_TEST_SEED, else from MCBUF_TEST_SERIES (1) and the program's name.
  * The seed is printed, so that a failure can be replayed.
  */
 extern void unit_seed (void);
