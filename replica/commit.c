@@ -81,7 +81,7 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
   uint64_t open;
   bool close_copy;
 
-  if (make_dirty (r) == -1)
+  if (make_dirty (r, NULL) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the journal failed: %m");
 
  again:
@@ -125,6 +125,9 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
                                  &open);
     int saved = errno;
 
+    /* Before a resync can come, which waits for the end of this. */
+    if (result == -1)
+      replica_fail (r, "sealing the first copy", saved);
     {
       SCOPED_LOCK (&r->lock);
       r->closing = false;
@@ -132,7 +135,6 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
       pthread_cond_broadcast (&r->changed);
     }
     if (result == -1) {
-      replica_fail (r, "sealing the first copy", saved);
       errno = EIO;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot seal: the journal failed: %s",
@@ -152,11 +154,12 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
 int
 replica_prepare_seal (struct replica *r)
 {
-  uint64_t open, limit;
+  uint64_t open, limit, moves;
   unsigned wanted;
 
   {
     SCOPED_LOCK (&r->lock);
+    moves = r->moves;
     open = speculation_open_number (r->spec);
     limit = r->epoch_limit;
     wanted = speculation_spares_wanted (r->spec);
@@ -174,7 +177,9 @@ replica_prepare_seal (struct replica *r)
 
     if (journal_record (r->journal, JOURNAL_REC_STATE, change_epochs,
                         &open) == -1) {
-      replica_fail (r, "reserving epoch numbers", errno);
+      /* A resync may have mended the journal since: whoever asked looks again. */
+      if (replica_fail_since (r, moves, "reserving epoch numbers", errno) == -1)
+        return 0;
       errno = EIO;
       return -1;
     }
@@ -430,7 +435,7 @@ commit_turn (struct replica *r, const struct commit_request *req,
       copy = copy || disk_is_fresh_locked (r, i);
     change.open = speculation_open_number (r->spec);
   }
-  if (make_dirty (r) == -1)
+  if (make_dirty (r, NULL) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: the journal failed: %m");
   if (copy && finish_copy (r, err) == -1)
     return -1;
