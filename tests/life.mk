@@ -6,3 +6,9 @@ check_PROGRAMS += unit/test-replica-late
 unit_test_replica_late_SOURCES = unit/test-replica-late.c
 unit_test_replica_late_LDFLAGS = $(TORTURE_WRAP) -Wl,--wrap=journal_failed
 unit_test_replica_late_LDADD = $(TORTURE_LIBS)
+
+life_tests = \
+	nbd/test-mcbuf-qemu-start.py \
+	$(NULL)
+TESTS += $(life_tests)
+EXTRA_DIST += $(life_tests)
