@@ -383,6 +383,7 @@ struct scratch {
   unsigned users;
   unsigned shared;              /* requests under way … */
   bool alone;                   /* … or one that wants no other */
+  uint64_t came, went_in;       /* those who came so far, and those of them whose turn it was: they wait in a line */
   bool became_disk;             /* "promote scratch" made it the promoted disk … */
   uint64_t fence;               /* … for as long as this is the replica's fence */
 };

@@ -9,6 +9,7 @@ unit_test_replica_late_LDADD = $(TORTURE_LIBS)
 
 life_tests = \
 	nbd/test-mcbuf-qemu-start.py \
+	nbd/test-mcbuf-scratch-busy.py \
 	$(NULL)
 TESTS += $(life_tests)
 EXTRA_DIST += $(life_tests)

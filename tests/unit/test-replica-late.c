@@ -368,6 +368,74 @@ START_TEST (fails_beside)
 }
 END_TEST
 
+/* --- reset ---------------------------------------------------------------------------- */
+
+static struct scratch *scratch;
+
+static void *
+reset (void *opaque)
+{
+  uint64_t checkpoint;
+
+  (void) opaque;
+  late_result = scratch_reset (r, 0, &checkpoint);
+  return NULL;
+}
+
+static void *
+read_scratch_once (void *opaque)
+{
+  static uint8_t data[512];
+
+  (void) opaque;
+  ck_assert_int_eq (scratch_read (r, scratch, data, sizeof data, 0), 0);
+  ck_assert_uint_eq (data[0], 2);       /* what there is after the reset */
+  return NULL;
+}
+
+/* Until so many have asked for it.  None of them can be in: one request is, and the first who asks wants it alone. */
+static void
+wait_came (uint64_t n)
+{
+  uint64_t came = 0;
+
+  while (came < n) {
+    {
+      SCOPED_LOCK (&r->lock);
+      came = scratch->came;
+      ck_assert_uint_eq (scratch->shared, 1);
+    }
+    sched_yield ();
+  }
+}
+
+/* A guest that always has a request under way.  Each came in before the reset that waited for the others. */
+START_TEST (reset_in_turn)
+{
+  struct replica_export x;
+  pthread_t reader;
+  uint8_t sector[512] = { 9 };
+
+  ck_assert_int_eq (put (&late_export, 0, 1), 0);
+  commit ();
+  ck_assert_int_eq (replica_open_export (r, "vda@scratch", &x), 0);
+  scratch = x.scratch;
+  ck_assert_int_eq (scratch_write (r, scratch, sector, sizeof sector, 0, false), 0);
+  ck_assert_int_eq (put (&late_export, 0, 2), 0);
+  commit ();
+  ck_assert_int_eq (scratch_begin (r, scratch, false), 0);
+  start_late (reset);
+  wait_came (3);
+  ck_assert_int_eq (pthread_create (&reader, NULL, read_scratch_once, NULL), 0);
+  wait_came (4);
+  scratch_end (r, scratch);
+  end_late ();
+  ck_assert_int_eq (late_result, 0);
+  ck_assert_int_eq (pthread_join (reader, NULL), 0);
+  replica_close_export (r, &x);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -385,6 +453,7 @@ main (void)
   tcase_add_loop_test (t, mended, 0, 2);
   tcase_add_test (t, forgotten);
   tcase_add_test (t, fails_beside);
+  tcase_add_test (t, reset_in_turn);
   suite_add_tcase (s, t);
   srunner_run_all (sr, CK_NORMAL);
   failed = srunner_ntests_failed (sr);
