@@ -4,7 +4,8 @@
  * A seal is a swap under the lock.  A commit holds the turn: it seals if asked, lets the journal
  * make everything up to the epoch durable, and only then moves the epochs from the speculation
  * buffer to the write-out buffer and answers.  The first commit of a copy also
- * makes the backing images durable, before its record.
+ * makes the backing images durable, before its record.  One that finds no room for its record waits for
+ * write-out as writers do, without the turn.
  */
 #include "config.h"
 
@@ -410,10 +411,10 @@ note_latency_locked (struct replica *r, uint64_t us)
   r->latency[r->nlatency++ % LATENCIES] = us;
 }
 
+/* -1 with ENOSPC: it can be tried again, when there is room; what was sealed for it is *REQ's epoch then. */
 static int
-commit_turn (struct replica *r, const struct commit_request *req,
-             uint64_t since, struct commit_answer *answer,
-             struct mcerror *err)
+commit_turn (struct replica *r, struct commit_request *req, uint64_t since,
+             struct commit_answer *answer, struct mcerror *err)
 {
   struct journal_checkpoint cp = { .time = host_time_ns () };
   struct journal_commit commit = { .kind = JOURNAL_REC_COMMIT };
@@ -455,6 +456,8 @@ commit_turn (struct replica *r, const struct commit_request *req,
     int saved = errno;
 
     if (!journal_failed (r->journal)) {
+      req->has_epoch = true;
+      req->epoch = cp.id;
       errno = saved;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot commit: %m: nothing is lost; commit epoch %" PRIu64 " again later%s",
@@ -495,19 +498,25 @@ replica_commit (struct replica *r, const struct commit_request *req,
                 struct commit_answer *answer, struct mcerror *err)
 {
   uint64_t since = host_monotonic_ns ();
+  struct commit_request now = *req;
+  struct space space;
   int result, saved;
 
-  {
-    SCOPED_LOCK (&r->lock);
-    if (turn_begin_locked (r) == -1)
-      return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
-  }
-  result = commit_turn (r, req, since, answer, err);
-  saved = errno;
-  {
-    SCOPED_LOCK (&r->lock);
-    turn_end_locked (r);
-  }
+  do {
+    {
+      SCOPED_LOCK (&r->lock);
+      if (turn_begin_locked (r) == -1)
+        return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
+    }
+    space = space_seen (r, NULL);
+    result = commit_turn (r, &now, since, answer, err);
+    saved = errno;
+    {
+      SCOPED_LOCK (&r->lock);
+      turn_end_locked (r);
+    }
+  } while (result == -1 && saved == ENOSPC &&
+           wait_space (&space, host_monotonic_ns ()) == 0);
   errno = saved;
   return result;
 }

@@ -464,6 +464,18 @@ extern uint64_t divergence_run (struct replica *r, unsigned disk,
 
 /* --- put.c: writes into the open epoch ------------------------------------ */
 
+/* Somebody for whom the journal may turn out to be full.  A, what he was let in to, may be NULL. */
+struct space {
+  struct replica *r;
+  const struct admitted *a;
+  uint64_t seen;                /* wo_progress from before the last attempt */
+};
+extern struct space space_seen (struct replica *r, const struct admitted *a);
+/* It is: wait for write-out to make some room, while it gets anywhere, without the turn.  0: try again; -1 with ENOSPC, or EAGAIN
+ * as replica_refused.  SINCE is when he began to wait for that.
+ */
+extern int wait_space (void *space, uint64_t since);
+
 /* -1 with EAGAIN: the route has changed, or the replica has moved since A was let in; nothing was taken. */
 extern int put_data (struct replica *r, const struct replica_export *e,
                      const struct admitted *a, const void *buf, uint32_t count,

@@ -116,27 +116,19 @@ room_may_come_locked (struct replica *r)
   return r->state == JOURNAL_PROMOTED && stat.extents > 0;
 }
 
-/* A writer for whom the journal may turn out to be full. */
-struct space {
-  struct replica *r;
-  const struct admitted *a;
-  uint64_t seen;                /* wo_progress from before the last attempt */
-};
-
-static struct space
-space_seen (const struct put *p)
+struct space
+space_seen (struct replica *r, const struct admitted *a)
 {
   return (struct space) {
-    .r = p->r, .a = p->a,
-    .seen = __atomic_load_n (&p->r->wo_progress, __ATOMIC_ACQUIRE),
+    .r = r, .a = a,
+    .seen = __atomic_load_n (&r->wo_progress, __ATOMIC_ACQUIRE),
   };
 }
 
-/* The journal has no room: wait for write-out to make some, while it gets
- * anywhere.  Who has waited SINCE long ago, behind others that gave up, does not begin anew.
+/* Who has waited SINCE long ago, behind others that gave up, does not begin anew.
  * A promote or a resync may have made room, but also other rules: EAGAIN, who waits is let in by these, or is not.
  */
-static int
+int
 wait_space (void *space, uint64_t since)
 {
   struct space *s = space;
@@ -180,7 +172,7 @@ wait_space (void *space, uint64_t since)
 static int
 reserve (const struct put *p, uint32_t want, struct journal_span *span)
 {
-  struct space space = space_seen (p);
+  struct space space = space_seen (p->r, p->a);
 
   return journal_reserve_or_wait (p->r->journal, want, span, wait_space, &space);
 }
@@ -189,7 +181,7 @@ reserve (const struct put *p, uint32_t want, struct journal_span *span)
 static int
 credit (const struct put *p)
 {
-  struct space space = space_seen (p);
+  struct space space = space_seen (p->r, p->a);
   uint64_t since = 0;
 
   while (journal_credit (p->r->journal, p->n, p->blocks) == -1) {

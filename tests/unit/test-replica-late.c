@@ -210,6 +210,120 @@ START_TEST (promote_makes_room)
 }
 END_TEST
 
+/* --- commits of a full journal ------------------------------------------------------ */
+
+#define COMMITS 2000u           /* more than there is room for */
+
+/* The first takes all that fills the journal; those that follow have a record each, and nothing else. */
+static void *
+commit_much (void *opaque)
+{
+  struct commit_answer a;
+  struct mcerror err = { 0 };
+
+  (void) opaque;
+  for (unsigned i = 0; i < COMMITS && late_result == 0; i++) {
+    late_result = replica_commit (r, &(struct commit_request) { 0 }, &a, &err);
+    ck_assert_msg (late_result == 0, "commit %u: %s", i, err.text);
+  }
+  late_done = true;
+  return NULL;
+}
+
+static void *
+flush_much (void *opaque)
+{
+  (void) opaque;
+  for (unsigned i = 0; i < COMMITS && late_result == 0; i++) {
+    ck_assert_int_eq (replica_zero (r, &late_export, 512, i % 8 * PIECE, 0), 0);
+    late_result = replica_flush (r, &late_export);
+    ck_assert_msg (late_result == 0, "flush %u: %s", i, strerror (errno));
+  }
+  late_done = true;
+  return NULL;
+}
+
+/* They wait for write-out as writers do, without the turn: they were refused. */
+static unsigned
+write_out_meanwhile (void)
+{
+  unsigned waits = 0;
+
+  while (!late_done) {
+    if (waiting () > 0) {
+      ck_assert (!r->commit_turn);
+      waits++;
+      ck_assert_int_eq (writeout_step (r), 0);
+    }
+    sched_yield ();
+  }
+  end_late ();
+  return waits;
+}
+
+static void
+fill_journal (void)
+{
+  struct journal_usage usage;
+
+  for (unsigned i = 0; ; i++) {
+    journal_get_usage (r->journal, &usage);
+    if (usage.available == 0)
+      break;
+    ck_assert_int_eq (put (&late_export, i % 8, 1 + i % 8), 0);
+  }
+  late_result = 0;
+}
+
+START_TEST (commits_wait)
+{
+  fill_journal ();
+  start_late (commit_much);
+  ck_assert_uint_gt (write_out_meanwhile (), 0);
+  ck_assert_int_eq (late_result, 0);
+  ck_assert_uint_eq (r->checkpoint.id, COMMITS);
+  for (unsigned i = 0; i < 8; i++)
+    reads (i, 1 + i);
+}
+END_TEST
+
+/* A flush has room while a write has: it is the write that waits. */
+START_TEST (flushes_wait)
+{
+  struct promote_answer a;
+
+  fill_journal ();
+  commit ();
+  ck_assert_int_eq (replica_promote (r, NULL, false, &a, NULL), 0);
+  ck_assert_int_eq (replica_open_export (r, "vda@promoted", &late_export), 0);
+  start_late (flush_much);
+  ck_assert_uint_gt (write_out_meanwhile (), 0);
+  ck_assert_int_eq (late_result, 0);
+}
+END_TEST
+
+/* Nobody writes out, and it gets nowhere: then it is refused, and nothing is lost. */
+START_TEST (commit_refused)
+{
+  struct commit_answer a;
+  struct mcerror err = { 0 };
+  uint64_t last = 0;
+
+  host_reset (1, true);         /* it does not wait long */
+  fill_journal ();
+  while (replica_commit (r, &(struct commit_request) { 0 }, &a, &err) == 0)
+    ck_assert_uint_lt (last = a.checkpoint, COMMITS);
+  ck_assert_int_eq (errno, ENOSPC);
+  ck_assert_int_eq (err.code, MCEXIT_REFUSED);
+  ck_assert_msg (strstr (err.text, "nothing is lost") != NULL, "%s", err.text);
+  ck_assert_uint_eq (r->checkpoint.id, last);
+  ck_assert_int_eq (r->state, JOURNAL_PROTECTED);
+  ck_assert_int_eq (writeout_step (r), 0);
+  ck_assert_int_eq (replica_commit (r, &(struct commit_request) { .has_epoch = true, .epoch = last + 1 },
+                                    &a, &err), 0);
+}
+END_TEST
+
 /* --- of a journal that has been mended ---------------------------------------------- */
 
 /* A write fails with the journal.  Before he who sent it comes to say so, a resync overwrite has mended it: the new
@@ -450,6 +564,9 @@ main (void)
   tcase_add_test (t, resync_makes_room);
   tcase_add_test (t, overwrite_makes_room);
   tcase_add_test (t, promote_makes_room);
+  tcase_add_test (t, commits_wait);
+  tcase_add_test (t, flushes_wait);
+  tcase_add_test (t, commit_refused);
   tcase_add_loop_test (t, mended, 0, 2);
   tcase_add_test (t, forgotten);
   tcase_add_test (t, fails_beside);
