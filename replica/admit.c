@@ -344,7 +344,7 @@ replica_explain (struct replica *r, const struct replica_export *e, int errnum,
 
 int
 route_begin (struct replica *r, const struct replica_export *e,
-             enum route *route)
+             struct admitted *a)
 {
   bool again;
   SCOPED_LOCK (&r->lock);
@@ -361,13 +361,14 @@ route_begin (struct replica *r, const struct replica_export *e,
   } while (again);
 
   if (r->state == JOURNAL_PROMOTED && r->direct)
-    *route = ROUTE_DIRECT;
+    a->route = ROUTE_DIRECT;
   else if (copying_locked (r, e->disk))
-    *route = ROUTE_THROUGH;
+    a->route = ROUTE_THROUGH;
   else
-    *route = ROUTE_SPECULATE;
+    a->route = ROUTE_SPECULATE;
+  a->moves = r->moves;
 
-  if (*route == ROUTE_SPECULATE)
+  if (a->route == ROUTE_SPECULATE)
     r->journaled++;
   else
     r->through++;

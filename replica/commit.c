@@ -4,7 +4,8 @@
  * A seal is a swap under the lock.  A commit holds the turn: it seals if asked, lets the journal
  * make everything up to the epoch durable, and only then moves the epochs from the speculation
  * buffer to the write-out buffer and answers.  The first commit of a copy also
- * makes the backing images durable, before its record.
+ * makes the backing images durable, before its record.  One that finds no room for its record waits for
+ * write-out as writers do, without the turn.
  */
 #include "config.h"
 
@@ -81,7 +82,7 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
   uint64_t open;
   bool close_copy;
 
-  if (make_dirty (r) == -1)
+  if (make_dirty (r, NULL) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the journal failed: %m");
 
  again:
@@ -125,6 +126,9 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
                                  &open);
     int saved = errno;
 
+    /* Before a resync can come, which waits for the end of this. */
+    if (result == -1)
+      replica_fail (r, "sealing the first copy", saved);
     {
       SCOPED_LOCK (&r->lock);
       r->closing = false;
@@ -132,7 +136,6 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
       pthread_cond_broadcast (&r->changed);
     }
     if (result == -1) {
-      replica_fail (r, "sealing the first copy", saved);
       errno = EIO;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot seal: the journal failed: %s",
@@ -152,11 +155,12 @@ seal (struct replica *r, bool promoted, uint64_t *sealed, struct mcerror *err)
 int
 replica_prepare_seal (struct replica *r)
 {
-  uint64_t open, limit;
+  uint64_t open, limit, moves;
   unsigned wanted;
 
   {
     SCOPED_LOCK (&r->lock);
+    moves = r->moves;
     open = speculation_open_number (r->spec);
     limit = r->epoch_limit;
     wanted = speculation_spares_wanted (r->spec);
@@ -174,7 +178,9 @@ replica_prepare_seal (struct replica *r)
 
     if (journal_record (r->journal, JOURNAL_REC_STATE, change_epochs,
                         &open) == -1) {
-      replica_fail (r, "reserving epoch numbers", errno);
+      /* A resync may have mended the journal since: whoever asked looks again. */
+      if (replica_fail_since (r, moves, "reserving epoch numbers", errno) == -1)
+        return 0;
       errno = EIO;
       return -1;
     }
@@ -405,10 +411,10 @@ note_latency_locked (struct replica *r, uint64_t us)
   r->latency[r->nlatency++ % LATENCIES] = us;
 }
 
+/* -1 with ENOSPC: it can be tried again, when there is room; what was sealed for it is *REQ's epoch then. */
 static int
-commit_turn (struct replica *r, const struct commit_request *req,
-             uint64_t since, struct commit_answer *answer,
-             struct mcerror *err)
+commit_turn (struct replica *r, struct commit_request *req, uint64_t since,
+             struct commit_answer *answer, struct mcerror *err)
 {
   struct journal_checkpoint cp = { .time = host_time_ns () };
   struct journal_commit commit = { .kind = JOURNAL_REC_COMMIT };
@@ -430,7 +436,7 @@ commit_turn (struct replica *r, const struct commit_request *req,
       copy = copy || disk_is_fresh_locked (r, i);
     change.open = speculation_open_number (r->spec);
   }
-  if (make_dirty (r) == -1)
+  if (make_dirty (r, NULL) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: the journal failed: %m");
   if (copy && finish_copy (r, err) == -1)
     return -1;
@@ -450,6 +456,8 @@ commit_turn (struct replica *r, const struct commit_request *req,
     int saved = errno;
 
     if (!journal_failed (r->journal)) {
+      req->has_epoch = true;
+      req->epoch = cp.id;
       errno = saved;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot commit: %m: nothing is lost; commit epoch %" PRIu64 " again later%s",
@@ -490,19 +498,25 @@ replica_commit (struct replica *r, const struct commit_request *req,
                 struct commit_answer *answer, struct mcerror *err)
 {
   uint64_t since = host_monotonic_ns ();
+  struct commit_request now = *req;
+  struct space space;
   int result, saved;
 
-  {
-    SCOPED_LOCK (&r->lock);
-    if (turn_begin_locked (r) == -1)
-      return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
-  }
-  result = commit_turn (r, req, since, answer, err);
-  saved = errno;
-  {
-    SCOPED_LOCK (&r->lock);
-    turn_end_locked (r);
-  }
+  do {
+    {
+      SCOPED_LOCK (&r->lock);
+      if (turn_begin_locked (r) == -1)
+        return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
+    }
+    space = space_seen (r, NULL);
+    result = commit_turn (r, &now, since, answer, err);
+    saved = errno;
+    {
+      SCOPED_LOCK (&r->lock);
+      turn_end_locked (r);
+    }
+  } while (result == -1 && saved == ENOSPC &&
+           wait_space (&space, host_monotonic_ns ()) == 0);
   errno = saved;
   return result;
 }

@@ -96,8 +96,9 @@ struct replica {
   bool failure_noted;           /* … and was */
   bool holing;                  /* "stale" is being made durable: no refusal goes out before */
   uint64_t moves;               /* counts promotes and resyncs */
-  unsigned parked;              /* refused writes that wait for a move to end */
-  bool moving;                  /* promote or resync changes the state: who would act on it waits */
+  unsigned parked;              /* of those in through: they were refused, and wait for a move to end */
+  bool moving;                  /* promote or resync changes the state: who would act on it waits … */
+  pthread_t mover;              /* … but for this thread, which does it */
   bool clean;                   /* the clean mark is on: take it off before a write is acknowledged */
   bool closing, closed;         /* the first copy: being closed, was closed by a seal */
   uint64_t closed_epoch;        /* … of this epoch */
@@ -177,23 +178,48 @@ extern int wait_changed_locked (struct replica *r, unsigned ms);
 extern int turn_begin_locked (struct replica *r);
 extern void turn_end_locked (struct replica *r);
 
-/* A data request was refused with ERRNUM after it was accepted as valid: the
- * stream has a hole.  Durable before it returns.  Called without the lock.
+/* A data request that was let in (route_begin), and what it was let into. */
+enum route {
+  ROUTE_THROUGH,                /* straight to the backing image (syncing) */
+  ROUTE_SPECULATE,              /* into the open epoch */
+  ROUTE_DIRECT,                 /* promoted and drained: the backing image */
+};
+struct admitted {
+  enum route route;
+  uint64_t moves;               /* replica.moves of then */
+};
+
+/* It was refused with ERRNUM after it was accepted as valid: the stream has a hole, durably before this
+ * returns 0.  A promote or resync under way is waited for.  -1 with EAGAIN: there was one since A was let in, so
+ * that the stream with the hole is not the one of now, to which nothing has happened.  Called without the lock.
  */
+extern int replica_refused (struct replica *r, const struct admitted *a,
+                            int errnum, const char *what);
+/* The same with the turn, or before anybody else is there: of the stream of now. */
 extern void replica_hole (struct replica *r, int errnum, const char *what);
 
 /* The journal cannot be trusted any more: WHAT failed, with ERRNUM (0: WHAT says it all).
- * Called without the lock.
+ * Called without the lock, by those whom a promote or resync waits for.
  */
 extern void replica_fail (struct replica *r, const char *what, int errnum);
 
-/* The same: it was found damaged. */
+/* The same of what was begun when r->moves was MOVES, by anybody else: a promote or resync under way is waited for, and
+ * -1 with EAGAIN: there was one since, which may have mended the journal or forgotten what was damaged.  Nothing has
+ * happened to what is there now.  Not as a reader of journal blocks: discarding waits for those.
+ */
+extern int replica_fail_since (struct replica *r, uint64_t moves,
+                               const char *what, int errnum);
+
+/* The same two: it was found damaged. */
 extern void replica_damaged (struct replica *r, const struct journal_damage *damage);
+extern int replica_damaged_since (struct replica *r, uint64_t moves,
+                                  const struct journal_damage *damage);
 
 /* Take the clean mark off, durably, before anything is acknowledged that it
- * does not know.  Without the lock.  -1 with EIO.
+ * does not know.  Without the lock.  A NULL: with the turn, or of what is there now.  -1 with EIO, or
+ * EAGAIN as replica_refused.
  */
-extern int make_dirty (struct replica *r);
+extern int make_dirty (struct replica *r, const struct admitted *a);
 
 /* For the change of every record: the open epoch, and numbers reserved ahead. */
 extern void state_epoch (struct journal_state *state, uint64_t open);
@@ -250,17 +276,12 @@ extern void quiesce (struct replica *r);
 
 /* --- admit.c: who may do what now ----------------------------------------- */
 
-enum route {
-  ROUTE_THROUGH,                /* straight to the backing image (syncing) */
-  ROUTE_SPECULATE,              /* into the open epoch */
-  ROUTE_DIRECT,                 /* promoted and drained: the backing image */
-};
 /* For a write, zero or trim on E.  May wait (a seal that closes the first
- * copy; the switch to direct).  0 with *ROUTE and the request counted in
+ * copy; the switch to direct).  0 with *A and the request counted in
  * through or journaled until route_end; -1 with errno.
  */
 extern int route_begin (struct replica *r, const struct replica_export *e,
-                        enum route *route);
+                        struct admitted *a);
 extern void route_end (struct replica *r, enum route route);
 extern int replica_find_disk (struct replica *r, const char *name, size_t len,
                               unsigned *disk);
@@ -362,6 +383,7 @@ struct scratch {
   unsigned users;
   unsigned shared;              /* requests under way … */
   bool alone;                   /* … or one that wants no other */
+  uint64_t came, went_in;       /* those who came so far, and those of them whose turn it was: they wait in a line */
   bool became_disk;             /* "promote scratch" made it the promoted disk … */
   uint64_t fence;               /* … for as long as this is the replica's fence */
 };
@@ -442,14 +464,28 @@ extern uint64_t divergence_run (struct replica *r, unsigned disk,
 
 /* --- put.c: writes into the open epoch ------------------------------------ */
 
-/* -1 with EAGAIN: the route has changed, nothing was taken. */
+/* Somebody for whom the journal may turn out to be full.  A, what he was let in to, may be NULL. */
+struct space {
+  struct replica *r;
+  const struct admitted *a;
+  uint64_t seen;                /* wo_progress from before the last attempt */
+};
+extern struct space space_seen (struct replica *r, const struct admitted *a);
+/* It is: wait for write-out to make some room, while it gets anywhere, without the turn.  0: try again; -1 with ENOSPC, or EAGAIN
+ * as replica_refused.  SINCE is when he began to wait for that.
+ */
+extern int wait_space (void *space, uint64_t since);
+
+/* -1 with EAGAIN: the route has changed, or the replica has moved since A was let in; nothing was taken. */
 extern int put_data (struct replica *r, const struct replica_export *e,
-                     const void *buf, uint32_t count, uint64_t offset);
+                     const struct admitted *a, const void *buf, uint32_t count,
+                     uint64_t offset);
 /* Of the replica itself, into a promoted disk, while it moves.  BUF NULL: zeroes. */
 extern int put_own (struct replica *r, unsigned disk, const void *buf,
                     uint32_t count, uint64_t offset, bool may_trim);
 extern int put_zero (struct replica *r, const struct replica_export *e,
-                     uint32_t count, uint64_t offset, bool may_trim);
+                     const struct admitted *a, uint32_t count,
+                     uint64_t offset, bool may_trim);
 
 /* --- commit.c -------------------------------------------------------------- */
 

@@ -25,6 +25,7 @@
 /* One publication in the making. */
 struct put {
   struct replica *r;
+  const struct admitted *a;     /* NULL: of the replica itself */
   unsigned disk;
   uint64_t size;                /* of the disk */
   struct journal_extent few[FEW], *ext;
@@ -40,9 +41,11 @@ struct put {
 };
 
 static void
-put_init (struct put *p, struct replica *r, unsigned disk)
+put_init (struct put *p, struct replica *r, const struct admitted *a,
+          unsigned disk)
 {
   p->r = r;
+  p->a = a;
   p->disk = disk;
   p->size = r->disks[disk].size;
   p->ext = p->few;
@@ -113,24 +116,19 @@ room_may_come_locked (struct replica *r)
   return r->state == JOURNAL_PROMOTED && stat.extents > 0;
 }
 
-/* A writer for whom the journal may turn out to be full. */
-struct space {
-  struct replica *r;
-  uint64_t seen;                /* wo_progress from before the last attempt */
-};
-
-static struct space
-space_seen (struct replica *r)
+struct space
+space_seen (struct replica *r, const struct admitted *a)
 {
   return (struct space) {
-    .r = r, .seen = __atomic_load_n (&r->wo_progress, __ATOMIC_ACQUIRE),
+    .r = r, .a = a,
+    .seen = __atomic_load_n (&r->wo_progress, __ATOMIC_ACQUIRE),
   };
 }
 
-/* The journal has no room: wait for write-out to make some, while it gets
- * anywhere.  Who has waited SINCE long ago, behind others that gave up, does not begin anew.
+/* Who has waited SINCE long ago, behind others that gave up, does not begin anew.
+ * A promote or a resync may have made room, but also other rules: EAGAIN, who waits is let in by these, or is not.
  */
-static int
+int
 wait_space (void *space, uint64_t since)
 {
   struct space *s = space;
@@ -144,6 +142,10 @@ wait_space (void *space, uint64_t since)
   held_begin (&r->held, host_monotonic_ns ());
   pthread_cond_signal (&r->work);
   for (;;) {
+    if (s->a && r->moves != s->a->moves) {
+      errno = EAGAIN;
+      break;
+    }
     if (r->wo_progress != s->seen) {
       s->seen = r->wo_progress;
       result = 0;
@@ -168,21 +170,21 @@ wait_space (void *space, uint64_t since)
 }
 
 static int
-reserve (struct replica *r, uint32_t want, struct journal_span *span)
+reserve (const struct put *p, uint32_t want, struct journal_span *span)
 {
-  struct space space = space_seen (r);
+  struct space space = space_seen (p->r, p->a);
 
-  return journal_reserve_or_wait (r->journal, want, span, wait_space, &space);
+  return journal_reserve_or_wait (p->r->journal, want, span, wait_space, &space);
 }
 
 /* Not in line behind those who have nothing in the journal yet. */
 static int
-credit (struct replica *r, unsigned n, uint32_t blocks)
+credit (const struct put *p)
 {
-  struct space space = space_seen (r);
+  struct space space = space_seen (p->r, p->a);
   uint64_t since = 0;
 
-  while (journal_credit (r->journal, n, blocks) == -1) {
+  while (journal_credit (p->r->journal, p->n, p->blocks) == -1) {
     if (since == 0)
       since = host_monotonic_ns ();
     if (errno != ENOSPC || wait_space (&space, since) == -1)
@@ -234,8 +236,8 @@ put_range (struct put *p, const uint8_t *data, uint64_t len, uint64_t off)
     if (put_grow (p) == -1)
       return -1;
     span = &p->span[p->nspans];
-    if (reserve (p->r, MIN (DIV_UP (to - at, (uint64_t) BLOCK),
-                            (uint64_t) JOURNAL_CHUNK_BLOCKS), span) == -1)
+    if (reserve (p, MIN (DIV_UP (to - at, (uint64_t) BLOCK),
+                         (uint64_t) JOURNAL_CHUNK_BLOCKS), span) == -1)
       return -1;
     for (uint32_t i = 0; i < span->nblocks; i++) {
       uint8_t *image = (uint8_t *) span->mem + (size_t) i * BLOCK;
@@ -350,7 +352,7 @@ put_publish (struct put *p, const struct replica_export *e)
   struct replica *r = p->r;
   int result = 0;
 
-  if (credit (r, p->n, p->blocks) == -1)
+  if (credit (p) == -1)
     return -1;
 
   SCOPED_LOCK (&r->lock);
@@ -479,64 +481,76 @@ journal_is_full (struct replica *r, char *what, size_t size)
   return what;
 }
 
+/* E's write was not taken, for ERRNUM.  What that means depends on whether the replica is the one that it was
+ * meant for: EAGAIN, when it has moved; else the errno for the client.
+ */
 static int
-put (struct replica *r, const struct replica_export *e, unsigned disk,
-     const void *data, uint64_t len, uint64_t off, bool zero, bool may_trim)
+refused (struct replica *r, const struct admitted *a, int errnum)
+{
+  int why = journal_failed (r->journal);
+  char what[384];
+
+  if (why)
+    return replica_fail_since (r, a->moves, "writing the journal", why) == -1 ?
+      EAGAIN : EIO;
+  if (errnum == ESHUTDOWN || errnum == EAGAIN)
+    return errnum;
+  return replica_refused (r, a, errnum, errnum == ENOSPC ?
+                          journal_is_full (r, what, sizeof what) :
+                          "cannot take a write into the journal") == -1 ?
+    EAGAIN : errnum;
+}
+
+/* E and A are NULL when the replica itself writes. */
+static int
+put (struct replica *r, const struct replica_export *e,
+     const struct admitted *a, unsigned disk, const void *data, uint64_t len,
+     uint64_t off, bool zero, bool may_trim)
 {
   struct put p;
   int result;
 
   if (len == 0)
     return 0;
-  if (make_dirty (r) == -1)
+  if (make_dirty (r, a) == -1)
     return -1;
-  put_init (&p, r, disk);
+  put_init (&p, r, a, disk);
   while ((result = put_once (&p, e, data, len, off, zero, may_trim)) == 1)
     put_abandon (&p);
   if (result == -1) {
     int saved = errno;
-    char what[384];
 
     if (p.partial) {
       SCOPED_LOCK (&r->lock);
       rmw_remove_locked (&p);
     }
     put_abandon (&p);
-    errno = saved;
-    if (e == NULL)
-      ;                         /* the caller knows what to do */
-    else if (journal_failed (r->journal)) {
-      replica_fail (r, "writing the journal", journal_failed (r->journal));
-      errno = EIO;
-    }
-    else if (errno != ESHUTDOWN && errno != EAGAIN) {
-      replica_hole (r, errno, errno == ENOSPC ?
-                    journal_is_full (r, what, sizeof what) :
-                    "cannot take a write into the journal");
-      errno = saved;
-    }
+    /* Of the replica itself: the caller knows what to do. */
+    errno = a ? refused (r, a, saved) : saved;
   }
   put_free (&p);
   return result;
 }
 
 int
-put_data (struct replica *r, const struct replica_export *e, const void *buf,
-          uint32_t count, uint64_t offset)
+put_data (struct replica *r, const struct replica_export *e,
+          const struct admitted *a, const void *buf, uint32_t count,
+          uint64_t offset)
 {
-  return put (r, e, e->disk, buf, count, offset, false, false);
+  return put (r, e, a, e->disk, buf, count, offset, false, false);
 }
 
 int
 put_own (struct replica *r, unsigned disk, const void *buf, uint32_t count,
          uint64_t offset, bool may_trim)
 {
-  return put (r, NULL, disk, buf, count, offset, buf == NULL, may_trim);
+  return put (r, NULL, NULL, disk, buf, count, offset, buf == NULL, may_trim);
 }
 
 int
-put_zero (struct replica *r, const struct replica_export *e, uint32_t count,
-          uint64_t offset, bool may_trim)
+put_zero (struct replica *r, const struct replica_export *e,
+          const struct admitted *a, uint32_t count, uint64_t offset,
+          bool may_trim)
 {
-  return put (r, e, e->disk, NULL, count, offset, true, may_trim);
+  return put (r, e, a, e->disk, NULL, count, offset, true, may_trim);
 }

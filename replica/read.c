@@ -53,10 +53,8 @@ resolve_locked (struct replica *r, unsigned disk, struct what what,
 
 static int
 read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
-            void *buf)
+            void *buf, struct journal_damage *damage)
 {
-  struct journal_damage damage;
-
   switch (p->source) {
   case OVERLAY_BACKING:
     return backing_pread (d->backing, buf, p->length, p->offset);
@@ -70,13 +68,8 @@ read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
       uint64_t n = MIN (p->length - done, JOURNAL_CHUNK - at % JOURNAL_CHUNK);
 
       if (journal_read (r->journal, at / JOURNAL_BLOCK, at % JOURNAL_BLOCK, n,
-                        (char *) buf + done, &damage) == -1) {
-        if (errno == EBADMSG) {
-          replica_damaged (r, &damage);
-          errno = EIO;
-        }
+                        (char *) buf + done, damage) == -1)
         return -1;
-      }
       done += n;
     }
     return 0;
@@ -90,8 +83,10 @@ read_what (struct replica *r, unsigned disk, struct what what, void *buf,
            uint32_t count, uint64_t offset)
 {
   struct disk *d = &r->disks[disk];
+  struct journal_damage damage = { .what = "" };
   bool guarded = false;
   unsigned phase = 0;
+  uint64_t moves;
   int result = 0;
 
   if (pthread_once (&pieces_once, make_key) != 0) {
@@ -111,14 +106,21 @@ read_what (struct replica *r, unsigned disk, struct what what, void *buf,
       guarded = pieces.piece[i].source == OVERLAY_DATA;
     if (guarded)
       phase = reader_begin_locked (r);
+    moves = r->moves;
   }
   for (size_t i = 0; i < pieces.n && result == 0; i++)
     result = read_piece (r, d, &pieces.piece[i],
-                         (char *) buf + (pieces.piece[i].offset - offset));
+                         (char *) buf + (pieces.piece[i].offset - offset),
+                         &damage);
   if (guarded) {
     int saved = errno;
 
     reader_end (r, phase);
+    /* Of what a promote or a resync has forgotten meanwhile nothing needs to be said. */
+    if (result == -1 && saved == EBADMSG && damage.what[0]) {
+      (void) replica_damaged_since (r, moves, &damage);
+      saved = EIO;
+    }
     errno = saved;
   }
   return result == 0 && what.look ? view_check (r, what.look) : result;

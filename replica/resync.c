@@ -143,6 +143,11 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     sums_forget (r->sums);
   {
     SCOPED_LOCK (&r->lock);
+    /* Write-out may have failed beside it. */
+    while (r->failing)
+      pthread_cond_wait (&r->changed, &r->lock);
+    if (!overwrite && r->state == JOURNAL_FAILED)
+      return refuse_locked (r, r->reason, err);
     /* Whoever still sends on an old connection sends into the hole; from
      * protected the mirror may well start over on the one it has.
      */

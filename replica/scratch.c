@@ -8,7 +8,8 @@
  * Which one a client gets is scratch-open.c's affair.
  *
  * Requests hold the scratch shared.  A write that covers part of a sector reads the rest
- * first and holds it alone, as do reset and promote.
+ * first and holds it alone, as do reset and promote.  They go in in the order in which they came, so that a
+ * guest that never rests holds up no reset: its next request waits behind it.
  */
 #include "config.h"
 
@@ -22,13 +23,25 @@
 
 /* --- one at a time, or many ------------------------------------------------------ */
 
+/* Wait for our turn, until nobody is in who would disturb us.  The one behind is next. */
+static void
+line_locked (struct replica *r, struct scratch *s, bool alone)
+{
+  uint64_t number = s->came++;
+
+  while (r->scratch_held || s->went_in != number || s->alone ||
+         (alone && s->shared > 0))
+    pthread_cond_wait (&r->changed, &r->lock);
+  if (++s->went_in != s->came)
+    pthread_cond_broadcast (&r->changed);
+}
+
 int
 scratch_begin (struct replica *r, struct scratch *s, bool alone)
 {
   SCOPED_LOCK (&r->lock);
 
-  while (r->scratch_held || s->alone || (alone && s->shared > 0))
-    pthread_cond_wait (&r->changed, &r->lock);
+  line_locked (r, s, alone);
   if (s->became_disk || r->stopping || (s->look && s->look->revoked)) {
     errno = s->became_disk ? EAGAIN : r->stopping ? ESHUTDOWN : EIO;
     return -1;
@@ -277,8 +290,7 @@ scratch_reset (struct replica *r, unsigned disk, uint64_t *checkpoint)
     {
       SCOPED_LOCK (&r->lock);
       /* A revoked one is what a reset is needed for. */
-      while (r->scratch_held || s->alone || s->shared > 0)
-        pthread_cond_wait (&r->changed, &r->lock);
+      line_locked (r, s, true);
       if (s->became_disk) {
         errno = ESHUTDOWN;
         alone = false;

@@ -157,6 +157,7 @@ move_begin_locked (struct replica *r)
   while (r->moving || r->holing || r->closing)
     pthread_cond_wait (&r->changed, &r->lock);
   r->moving = true;
+  r->mover = pthread_self ();
 }
 
 void
@@ -175,11 +176,51 @@ change_dirty (struct journal_state *state, void *opaque)
   state->clean = false;
 }
 
-int
-make_dirty (struct replica *r)
+/* Whoever was let in to write to an image, and was refused, does not hold up a move that he waits for. */
+static void
+park_locked (struct replica *r, const struct admitted *a)
 {
+  if (a->route == ROUTE_SPECULATE)
+    return;
+  r->parked++;
+  if (r->want_idle > 0)
+    pthread_cond_broadcast (&r->changed);
+}
+
+static void
+unpark_locked (struct replica *r, const struct admitted *a)
+{
+  if (a->route != ROUTE_SPECULATE)
+    r->parked--;
+}
+
+static int
+dirty_failed (struct replica *r, const struct admitted *a, int errnum)
+{
+  int result;
+
   {
     SCOPED_LOCK (&r->lock);
+    park_locked (r, a);
+  }
+  result = replica_fail_since (r, a->moves, "cannot take the clean mark off", errnum);
+  {
+    SCOPED_LOCK (&r->lock);
+    unpark_locked (r, a);
+  }
+  errno = result == -1 ? EAGAIN : EIO;
+  return -1;
+}
+
+int
+make_dirty (struct replica *r, const struct admitted *a)
+{
+  struct admitted now = { .route = ROUTE_SPECULATE };
+
+ again:
+  {
+    SCOPED_LOCK (&r->lock);
+    now.moves = r->moves;
     /* The images of a drained promoted disk do not need the journal. */
     if (!r->clean || (r->state == JOURNAL_PROMOTED && r->direct))
       return 0;
@@ -187,9 +228,11 @@ make_dirty (struct replica *r)
   /* Two who find it clean write two records: harmless, and rarer than rare. */
   if (journal_record (r->journal, JOURNAL_REC_DIRTY, change_dirty,
                       NULL) == -1) {
-    replica_fail (r, "cannot take the clean mark off", errno);
-    errno = EIO;
-    return -1;
+    int result = dirty_failed (r, a ? a : &now, errno);
+
+    if (a == NULL && errno == EAGAIN)
+      goto again;
+    return result;
   }
   {
     SCOPED_LOCK (&r->lock);
@@ -206,22 +249,20 @@ change_stale (struct journal_state *state, void *opaque)
   state->clean = false;
 }
 
-void
-replica_hole (struct replica *r, int errnum, const char *what)
+int
+replica_refused (struct replica *r, const struct admitted *a, int errnum,
+                 const char *what)
 {
   bool mine = false, moved;
 
   {
     SCOPED_LOCK (&r->lock);
-    uint64_t moves = r->moves;
 
-    r->parked++;
-    if (r->want_idle > 0)
-      pthread_cond_broadcast (&r->changed);
+    park_locked (r, a);
     wait_settled_locked (r);
-    r->parked--;
+    unpark_locked (r, a);
     /* The stream that has the hole is not this one any more. */
-    moved = r->moves != moves;
+    moved = r->moves != a->moves;
     if (!moved &&
         (r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
          r->state == JOURNAL_RESYNCING)) {
@@ -235,10 +276,13 @@ replica_hole (struct replica *r, int errnum, const char *what)
       pthread_cond_broadcast (&r->changed);
     }
   }
-  if (moved)
+  if (moved) {
     divergence_refused (r);     /* a promote: the old primary has what was refused */
+    errno = EAGAIN;
+    return -1;
+  }
   if (!mine)
-    return;
+    return 0;
   replica_log (r, REPLICA_LOG_ERROR, "replica is stale: a write was refused: %s: %s",
                what, strerror (errnum));
   /* Durable before the refusal is answered: a restart must not take the
@@ -250,17 +294,51 @@ replica_hole (struct replica *r, int errnum, const char *what)
   SCOPED_LOCK (&r->lock);
   r->holing = false;
   pthread_cond_broadcast (&r->changed);
+  return 0;
+}
+
+void
+replica_hole (struct replica *r, int errnum, const char *what)
+{
+  struct admitted a = { .route = ROUTE_SPECULATE };
+
+  {
+    SCOPED_LOCK (&r->lock);
+    a.moves = r->moves;
+  }
+  if (replica_refused (r, &a, errnum, what) == -1)
+    assert (!"moved under the turn");
+}
+
+#define DAMAGE_TEXT (sizeof ((struct journal_damage *) 0)->what + 80)
+
+static void
+damage_text (const struct journal_damage *damage, char what[DAMAGE_TEXT])
+{
+  char needed[48] = "";
+
+  if (damage->checkpoint > 0)
+    snprintf (needed, sizeof needed, ", needed by checkpoint %" PRIu64, damage->checkpoint);
+  snprintf (what, DAMAGE_TEXT, "offset %" PRIu64 ": %s%s", damage->offset, damage->what, needed);
 }
 
 void
 replica_damaged (struct replica *r, const struct journal_damage *damage)
 {
-  char what[sizeof damage->what + 80], needed[48] = "";
+  char what[DAMAGE_TEXT];
 
-  if (damage->checkpoint > 0)
-    snprintf (needed, sizeof needed, ", needed by checkpoint %" PRIu64, damage->checkpoint);
-  snprintf (what, sizeof what, "offset %" PRIu64 ": %s%s", damage->offset, damage->what, needed);
+  damage_text (damage, what);
   replica_fail (r, what, 0);
+}
+
+int
+replica_damaged_since (struct replica *r, uint64_t moves,
+                       const struct journal_damage *damage)
+{
+  char what[DAMAGE_TEXT];
+
+  damage_text (damage, what);
+  return replica_fail_since (r, moves, what, 0);
 }
 
 /* Leave word of it, before any refusal is answered.  Called while failing. */
@@ -285,21 +363,27 @@ set_failed_locked (struct replica *r, const char *what, int why)
                      why ? strerror (why) : "");
 }
 
-void
-replica_fail (struct replica *r, const char *what, int errnum)
+/* With MOVES: as long as that is r->moves.  -1: it is not. */
+static int
+fail (struct replica *r, const uint64_t *moves, const char *what, int errnum)
 {
-  int why = journal_failed (r->journal);
   bool inlets, direct, noted;
+  int why;
 
-  if (why == 0)
-    why = errnum;
   {
     SCOPED_LOCK (&r->lock);
 
-    while (r->failing)
+    while (r->failing || (moves && r->moving && !pthread_equal (r->mover, pthread_self ())))
       pthread_cond_wait (&r->changed, &r->lock);
+    if (moves && r->moves != *moves) {
+      errno = EAGAIN;
+      return -1;
+    }
     if (r->state == JOURNAL_FAILED)
-      return;
+      return 0;
+    why = journal_failed (r->journal);
+    if (why == 0)
+      why = errnum;
     inlets = r->state == JOURNAL_SYNCING || r->state == JOURNAL_PROTECTED ||
       r->state == JOURNAL_RESYNCING;
     /* A promoted disk whose backlog is drained does not need the journal, if only the next
@@ -327,4 +411,18 @@ replica_fail (struct replica *r, const char *what, int errnum)
                why ? ": " : "", why ? strerror (why) : "",
                direct && noted ? "the promoted disk goes on without it" :
                "nothing is acknowledged any more");
+  return 0;
+}
+
+void
+replica_fail (struct replica *r, const char *what, int errnum)
+{
+  (void) fail (r, NULL, what, errnum);  /* of now: it does */
+}
+
+int
+replica_fail_since (struct replica *r, uint64_t moves, const char *what,
+                    int errnum)
+{
+  return fail (r, &moves, what, errnum);
 }

@@ -41,14 +41,15 @@ flush_image (struct replica *r, const struct replica_export *e)
 
 /* Straight to the backing image.  In syncing an error is a hole in the copy. */
 static int
-through (struct replica *r, const struct replica_export *e, const void *buf,
-         uint32_t count, uint64_t offset, unsigned flags)
+through (struct replica *r, const struct replica_export *e,
+         const struct admitted *a, const void *buf, uint32_t count,
+         uint64_t offset, unsigned flags)
 {
   struct backing *b = r->disks[e->disk].backing;
   struct iovec iov = { .iov_base = (void *) (uintptr_t) buf, .iov_len = count };
   int result;
 
-  if (make_dirty (r) == -1)
+  if (make_dirty (r, a) == -1)
     return -1;
   result = buf ? backing_pwritev (b, &iov, 1, offset) :
     backing_zero (b, count, offset, flags & REPLICA_MAY_TRIM,
@@ -59,7 +60,8 @@ through (struct replica *r, const struct replica_export *e, const void *buf,
     int saved = errno;
 
     replica_log (r, REPLICA_LOG_ERROR, "%s: cannot write: %m", backing_path (b));
-    replica_hole (r, saved, backing_path (b));
+    /* A hole or not, the client is told what happened. */
+    (void) replica_refused (r, a, saved, backing_path (b));
     errno = saved == ENOSPC || saved == ENOMEM ? saved : EIO;
   }
   return result;
@@ -70,7 +72,7 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
         uint32_t count, uint64_t offset, unsigned flags)
 {
   struct replica_export now;
-  enum route route;
+  struct admitted a;
   int result;
 
   if (count == 0)
@@ -86,7 +88,7 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
   do {
     int saved;
 
-    if (route_begin (r, e, &route) == -1) {
+    if (route_begin (r, e, &a) == -1) {
       saved = errno;
       if (e->view == REPLICA_INLET && saved == ESHUTDOWN)
         divergence_refused (r);
@@ -95,16 +97,16 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
     }
     if (e->view == REPLICA_PROMOTED)
       divergence_mark (r, e->disk, offset, count);
-    if (route != ROUTE_SPECULATE)
-      result = through (r, e, buf, count, offset, flags);
+    if (a.route != ROUTE_SPECULATE)
+      result = through (r, e, &a, buf, count, offset, flags);
     else if (buf)
-      result = put_data (r, e, buf, count, offset);
+      result = put_data (r, e, &a, buf, count, offset);
     else
-      result = put_zero (r, e, count, offset, flags & REPLICA_MAY_TRIM);
+      result = put_zero (r, e, &a, count, offset, flags & REPLICA_MAY_TRIM);
     saved = errno;
-    route_end (r, route);
+    route_end (r, a.route);
     errno = saved;
-  } while (result == -1 && route == ROUTE_SPECULATE && errno == EAGAIN);
+  } while (result == -1 && errno == EAGAIN);
   if (result == -1 && e->view == REPLICA_INLET && errno == ESHUTDOWN) {
     divergence_refused (r);
     errno = ESHUTDOWN;
@@ -112,7 +114,7 @@ submit (struct replica *r, const struct replica_export *e, const void *buf,
   /* Before a promote there is nothing for FUA to do in the speculation
    * buffer: no write of it is durable before the commit, and then all are.
    */
-  if (result == 0 && route == ROUTE_SPECULATE &&
+  if (result == 0 && a.route == ROUTE_SPECULATE &&
       e->view == REPLICA_PROMOTED && flags & REPLICA_FUA)
     result = promoted_flush (r);
   return result;
@@ -138,6 +140,7 @@ replica_flush (struct replica *r, const struct replica_export *e)
 {
   struct backing *b = r->disks[e->disk].backing;
   struct replica_export now;
+  struct admitted a = { .route = ROUTE_THROUGH };
   int result = 0;
   bool image;
 
@@ -161,6 +164,7 @@ replica_flush (struct replica *r, const struct replica_export *e)
      */
     if (image)
       r->through++;
+    a.moves = r->moves;
   }
   if (e->view == REPLICA_PROMOTED && !image && promoted_flush (r) == -1)
     return -1;
@@ -169,11 +173,11 @@ replica_flush (struct replica *r, const struct replica_export *e)
 
     replica_log (r, REPLICA_LOG_ERROR, "%s: cannot sync: %m", backing_path (b));
     if (e->view == REPLICA_INLET)
-      replica_hole (r, saved, backing_path (b));
+      (void) replica_refused (r, &a, saved, backing_path (b));
     result = -1;
   }
   if (image)
-    route_end (r, ROUTE_THROUGH);
+    route_end (r, a.route);
   if (result == -1)
     errno = EIO;
   return result;

@@ -10,7 +10,7 @@ import re
 import subprocess
 
 from libmcbuf import HERE, check, poll, read_file, skip
-from qmp import QMP, QMPError
+from libqemu import start_qemu
 
 FIRST = 2048                    # the sector of record 1
 
@@ -58,15 +58,12 @@ class VM:
         self.known = 0                  # records that are known to be on its disk
         self.log = test.unique("log")
         path = test.unique("qmp")
-        self.process = test.spawn(
+        self.process, self.qmp = start_qemu(
+            test,
             ["qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none",
              "-serial", "file:" + self.console, "-drive", "if=none,id=disk0,format=raw," + drive,
              "-device", "virtio-blk-pci,drive=disk0", "-qmp",
-             "unix:%s,server=on,wait=off" % path], output=self.log)
-        try:
-            self.qmp = QMP(path)
-        except (OSError, QMPError):
-            skip("QEMU does not start: " + read_file(self.log).decode(errors="replace"))
+             "unix:%s,server=on,wait=off" % path], path, self.log)
 
     def says(self, what):
         """The numbers N of lines "WHAT N" so far."""

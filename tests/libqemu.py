@@ -6,10 +6,27 @@ The machine "none" has no processor, but its block layer, its jobs and its
 """
 
 import re
+import shutil
 import time
 
-from libmcbuf import MiB, check, read_file, skip
+from libmcbuf import DEADLINE, Failure, MiB, check, read_file, skip
 from qmp import QMP, QMPError
+
+
+def start_qemu(test, argv, path, log):
+    """Start a QEMU that listens for QMP at PATH; the process and the connection.
+
+    That there is none is a reason to skip a test.  That it does not start, or takes ever so long, is not.
+    """
+    if shutil.which(argv[0]) is None:
+        skip("this needs %s" % argv[0])
+    process = test.spawn(argv, output=log)
+    try:
+        return process, QMP(path, 2 * DEADLINE, lambda: process.poll() is None)
+    except (OSError, QMPError) as error:
+        raise Failure("%s does not start (%s, exit code %s): %s"
+                      % (argv[0], error, process.poll(),
+                         read_file(log).decode(errors="replace"))) from None
 
 
 class Primary:
@@ -33,11 +50,7 @@ class Primary:
                 argv += ["-drive", "if=none,id=d%d,format=raw,discard=%s,auto-read-only=off,"
                          "detect-zeroes=off,file=%s" % (i, discard, image)]
         self.log = test.unique("log")
-        self.process = test.spawn(argv, output=self.log)
-        try:
-            self.qmp = QMP(path)
-        except (OSError, QMPError):
-            skip("QEMU does not start: " + read_file(self.log).decode(errors="replace"))
+        self.process, self.qmp = start_qemu(test, argv, path, self.log)
 
     # --- The guest's part ---
 

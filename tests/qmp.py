@@ -22,7 +22,8 @@ class QMPError(Exception):
 class QMP:
     """One connection to QEMU's monitor."""
 
-    def __init__(self, path, timeout=30):
+    def __init__(self, path, timeout=120, is_there=lambda: True):
+        """Wait for the socket PATH, TIMEOUT seconds, as long as whoever is to make it is there."""
         self.timeout = timeout
         self.events = []
         deadline = time.monotonic() + timeout
@@ -34,7 +35,7 @@ class QMP:
                 break
             except OSError:
                 self.sock.close()
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or not is_there():
                     raise
                 time.sleep(0.01)
         self.file = self.sock.makefile("r", encoding="utf-8")

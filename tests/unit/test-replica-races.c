@@ -322,7 +322,10 @@ END_TEST
 static void *
 refuse (void *opaque)
 {
-  replica_hole (r, ENOSPC, opaque);
+  struct admitted a = { .route = ROUTE_DIRECT, .moves = r->moves };
+
+  ck_assert_int_eq (replica_refused (r, &a, ENOSPC, opaque), -1);
+  ck_assert_int_eq (errno, EAGAIN);
   return NULL;
 }
 

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# A replica's life: what comes too late, takes too long, or goes on while something else is asked for.
+
+TESTS += unit/test-replica-late
+check_PROGRAMS += unit/test-replica-late
+unit_test_replica_late_SOURCES = unit/test-replica-late.c
+unit_test_replica_late_LDFLAGS = $(TORTURE_WRAP) -Wl,--wrap=journal_failed
+unit_test_replica_late_LDADD = $(TORTURE_LIBS)
+
+life_tests = \
+	nbd/test-mcbuf-qemu-start.py \
+	nbd/test-mcbuf-scratch-busy.py \
+	$(NULL)
+TESTS += $(life_tests)
+EXTRA_DIST += $(life_tests)
