@@ -243,6 +243,64 @@ START_TEST (catalog_window_moves)
 }
 END_TEST
 
+static unsigned reads_left;
+
+static int
+on_read (void *opaque, enum simdisk_call call, const char *path, size_t *len)
+{
+  (void) opaque;
+  (void) len;
+  return call == SIMDISK_CALL_READ && strcmp (path, TORTURE_DIR "/journal") == 0 &&
+    reads_left > 0 && --reads_left == 0 ? EIO : 0;
+}
+
+/* A journal that is damaged in the middle: the catalog went on listing what is behind the damage; and where the next
+ * server can read it, it is listed again.
+ */
+START_TEST (catalog_of_damage)
+{
+  unsigned failed = 0;
+  struct simdisk *whole;
+
+  server ();
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (put (i, 1), 0);
+    ck_assert_int_eq (story_commit (), 0);
+  }
+  catalog_step (disk, r);
+  story_close ();
+  whole = disk;
+  for (unsigned n = 1; ; n++) {
+    bool reached;
+
+    disk = simdisk_crash (whole, SIMDISK_KILL, host_bits);
+    simvfs_default (disk);
+    reads_left = n;
+    simdisk_calls (disk, on_read, NULL);
+    if (try_open () == 0) {
+      failed += r->state == JOURNAL_FAILED && r->has_checkpoint;
+      simdisk_calls (disk, NULL, NULL);
+      catalog_step (disk, r);
+      catalog_match (NULL, disk, r);
+      r->by_hand = false;       /* killed */
+      story_close ();
+    }
+    reached = reads_left == 0;
+    simdisk_calls (disk, NULL, NULL);
+    server ();
+    catalog_step (disk, r);
+    catalog_match (NULL, disk, r);
+    story_close ();
+    simdisk_free (disk);
+    if (!reached)
+      break;
+  }
+  disk = whole;
+  simvfs_default (disk);
+  ck_assert_uint_gt (failed, 0);
+}
+END_TEST
+
 /* A catalog whose damage only writing shows was opened again and again. */
 START_TEST (catalog_damaged_in_use)
 {
@@ -337,6 +395,7 @@ main (void)
   tcase_add_loop_test (t, start_that_failed, 0, 2);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
+  tcase_add_test (t, catalog_of_damage);
   tcase_add_test (t, catalog_damaged_in_use);
   tcase_add_test (t, made_twice);
   return story_run (t, CK_FORK);
