@@ -52,8 +52,8 @@ static const char schema[] =
 
 /* Statements that are prepared once. */
 enum statement {
-  BEGIN, COMMIT, ROLLBACK, ADD_CHECKPOINT, NOT_RECOVERABLE, NEVER_WERE, FILLED,
-  ADD_EVENT, PRUNE_CHECKPOINTS, PRUNE_EVENTS, NSTATEMENTS
+  BEGIN, COMMIT, ROLLBACK, ADD_CHECKPOINT, NOT_RECOVERABLE, DAMAGED, NEVER_WERE,
+  FILLED, ADD_EVENT, PRUNE_CHECKPOINTS, PRUNE_EVENTS, NSTATEMENTS
 };
 
 static const char *const sql[NSTATEMENTS] = {
@@ -66,6 +66,8 @@ static const char *const sql[NSTATEMENTS] = {
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
   [NOT_RECOVERABLE] =
     "UPDATE checkpoints SET recoverable = 0 WHERE recoverable AND id < ?1",
+  [DAMAGED] =
+    "UPDATE checkpoints SET recoverable = 0 WHERE recoverable AND id > ?1",
   [NEVER_WERE] = "DELETE FROM checkpoints WHERE id > ?1",
   [FILLED] = "UPDATE replica SET filled = 1 WHERE NOT filled",
   [ADD_EVENT] =
@@ -445,20 +447,23 @@ catalog_checkpoints (struct catalog *c, uint64_t generation,
   return end (c, r);
 }
 
-int
-catalog_window (struct catalog *c, uint64_t oldest, uint64_t newest)
+static int
+step_from (struct catalog *c, unsigned which, uint64_t id)
 {
-  int r;
+  return bind_u64 (c, which, 1, id) == -1 ? -1 : step (c, which);
+}
+
+int
+catalog_window (struct catalog *c, uint64_t oldest, uint64_t last, uint64_t newest)
+{
+  int r = 0;
 
   if (step (c, BEGIN) == -1)
     return -1;
-  r = bind_u64 (c, NOT_RECOVERABLE, 1, oldest);
-  if (r == 0)
-    r = step (c, NOT_RECOVERABLE);
-  if (r == 0)
-    r = bind_u64 (c, NEVER_WERE, 1, newest);
-  if (r == 0)
-    r = step (c, NEVER_WERE);
+  if (step_from (c, NOT_RECOVERABLE, oldest) == -1 ||
+      step_from (c, DAMAGED, last) == -1 ||
+      step_from (c, NEVER_WERE, newest) == -1)
+    r = -1;
   if (r == 0)
     r = step (c, FILLED);
   if (r == 0)

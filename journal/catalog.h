@@ -51,8 +51,9 @@ extern int catalog_check (const char *dir, const uint8_t id[HOST_ID_LEN],
  */
 extern int catalog_checkpoints (struct catalog *c, uint64_t generation,
                                 const struct journal_checkpoint *cp, size_t n);
-/* Checkpoints before OLDEST are no longer recoverable, those after NEWEST never were. */
-extern int catalog_window (struct catalog *c, uint64_t oldest, uint64_t newest);
+/* Checkpoints before OLDEST, and those after LAST, are not recoverable; those after NEWEST never were. */
+extern int catalog_window (struct catalog *c, uint64_t oldest, uint64_t last,
+                           uint64_t newest);
 /* Note an event: KIND one word, TEXT a line. */
 extern int catalog_event (struct catalog *c, uint64_t time_ns,
                           uint64_t generation, const char *kind,

@@ -247,6 +247,8 @@ extern size_t journal_checkpoints (struct journal *j,
 /* The one of them that is number ID. */
 extern bool journal_find_checkpoint (struct journal *j, uint64_t id,
                                      struct journal_checkpoint *cp);
+/* The newest of them.  False: there is none. */
+extern bool journal_newest_checkpoint (struct journal *j, uint64_t *id);
 /* How many commits are behind the watermark, PROMOTED_COMMITs too. */
 extern size_t journal_backlog (struct journal *j);
 /* Its sequence number: it grows, and a journal that has less is of before. */

@@ -214,6 +214,21 @@ region_grow (struct journal *j, int fd, uint64_t n)
   }
 }
 
+/* The region is mapped at P: take it if it is good.  As region_find. */
+static int
+region_use (struct journal *j, void *p, size_t size)
+{
+  if (p == MAP_FAILED)
+    return -1;
+  j->region = p;
+  j->region_size = size;
+  if (region_is_good (j, size))
+    return 1;
+  munmap (p, size);
+  j->region = NULL;
+  return 0;
+}
+
 /* Map the object that a server left behind, made larger if N buffers are
  * more than it has (never smaller).  1, 0 when there is none (or it is of no
  * use, and region_why says why), -1 errno.
@@ -223,7 +238,7 @@ region_find (struct journal *j, const char *name, uint64_t n)
 {
   CLEANUP_CLOSE int fd = shm_open (name, O_RDWR | O_CLOEXEC, 0);
   struct stat st;
-  void *p;
+  int good;
 
   if (fd == -1)
     return errno == ENOENT ? 0 : -1;
@@ -244,16 +259,9 @@ region_find (struct journal *j, const char *name, uint64_t n)
               "the shared memory that the last server left is cut short");
     return 0;
   }
-  p = region_map (fd, st.st_size);
-  if (p == MAP_FAILED)
-    return -1;
-  j->region = p;
-  j->region_size = st.st_size;
-  if (!region_is_good (j, st.st_size)) {
-    munmap (p, st.st_size);
-    j->region = NULL;
-    return 0;
-  }
+  good = region_use (j, region_map (fd, st.st_size), st.st_size);
+  if (good != 1)
+    return good;
   region_grow (j, fd, n);
   if (region_buffers (j, j->region->nbuffers) == -1)
     return -1;
@@ -308,6 +316,7 @@ staging_look (struct journal *j)
   struct stat st;
   char name[64];
   void *p;
+  int good;
 
   region_name (j, name);
   fd = shm_open (name, O_RDONLY | O_CLOEXEC, 0);
@@ -320,15 +329,9 @@ staging_look (struct journal *j)
       (size_t) st.st_size < JOURNAL_BLOCK + STAGING_MIN_BUFFERS * SLOT_SIZE)
     return 0;
   p = mmap (NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-  if (p == MAP_FAILED)
-    return -1;
-  j->region = p;
-  j->region_size = st.st_size;
-  if (!region_is_good (j, st.st_size)) {
-    munmap (p, st.st_size);
-    j->region = NULL;
-    return 0;
-  }
+  good = region_use (j, p, st.st_size);
+  if (good != 1)
+    return good;
   if (region_buffers (j, j->region->nbuffers) == -1)
     return -1;
   j->region_fd = fd;            /* has the lock */

@@ -253,3 +253,26 @@ journal_find_checkpoint (struct journal *j, uint64_t id,
   each_checkpoint_locked (j, search, &s);
   return s.done;
 }
+
+struct newest {
+  uint64_t id;
+  bool any;
+};
+
+static bool
+keep_newest (void *opaque, const struct journal_checkpoint *cp)
+{
+  *(struct newest *) opaque = (struct newest) { cp->id, true };
+  return true;
+}
+
+bool
+journal_newest_checkpoint (struct journal *j, uint64_t *id)
+{
+  struct newest newest = { 0, false };
+  SCOPED_LOCK (&j->lock);
+
+  each_checkpoint_locked (j, keep_newest, &newest);
+  *id = newest.id;
+  return newest.any;
+}

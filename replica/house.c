@@ -116,16 +116,20 @@ refill (struct replica *r)
   return catalog_checkpoints (r->house.catalog, state.generation, list, n);
 }
 
-/* From where to where can be recovered?  1, 0: nowhere. */
+/* From where to where can be recovered?  Behind damage there may be newer ones, up to the newest. */
 static void
-window (struct replica *r, uint64_t *oldest, uint64_t *newest)
+window (struct replica *r, uint64_t *oldest, uint64_t *last, uint64_t *newest)
 {
+  struct journal_damage damage;
   struct journal_state state;
 
   journal_get_state (r->journal, &state);
-  *newest = state.has_checkpoint ? state.checkpoint.id : 0;
+  *newest = *last = state.has_checkpoint ? state.checkpoint.id : 0;
   *oldest = !state.has_checkpoint ? 1 : state.state == JOURNAL_PROMOTED ? *newest :
     MIN (state.target, *newest);
+  if (journal_get_damage (r->journal, &damage) == 1 &&
+      !journal_newest_checkpoint (r->journal, last))
+    *oldest = *newest + 1;      /* nowhere */
 }
 
 /* What may be recovered to, as the catalog shows it. */
@@ -134,18 +138,18 @@ write_window (struct replica *r)
 {
   struct house *h = &r->house;
 
-  window (r, &h->oldest, &h->newest);
-  return catalog_window (h->catalog, h->oldest, h->newest);
+  window (r, &h->oldest, &h->last, &h->newest);
+  return catalog_window (h->catalog, h->oldest, h->last, h->newest);
 }
 
 /* Write-out has gone on, which makes no event. */
 static bool
 window_moved (struct replica *r)
 {
-  uint64_t oldest, newest;
+  uint64_t oldest, last, newest;
 
-  window (r, &oldest, &newest);
-  return oldest != r->house.oldest || newest != r->house.newest;
+  window (r, &oldest, &last, &newest);
+  return oldest != r->house.oldest || last != r->house.last || newest != r->house.newest;
 }
 
 /* Write and free events from *LIST on, up to one that cannot be written. */

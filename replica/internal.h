@@ -54,7 +54,8 @@ struct rmw {
 struct house {
   struct catalog *catalog;      /* NULL: not open */
   bool behind;                  /* it may lack what the journal has */
-  uint64_t oldest, newest;      /* that it shows as recoverable */
+  uint64_t oldest, last;        /* that it shows as recoverable … */
+  uint64_t newest;              /* … and at all */
   bool complained, unprepared;  /* said so */
 };
 

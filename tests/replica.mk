@@ -11,5 +11,5 @@ REPLICA_LIBS = \
 
 TESTS += unit/test-replica-model
 check_PROGRAMS += unit/test-replica-model
-unit_test_replica_model_SOURCES = unit/test-replica-model.c
+unit_test_replica_model_SOURCES = unit/forked.c unit/forked.h unit/test-replica-model.c
 unit_test_replica_model_LDADD = $(REPLICA_LIBS)

@@ -3,7 +3,7 @@
 
 TESTS += unit/test-replica-anew
 check_PROGRAMS += unit/test-replica-anew
-unit_test_replica_anew_SOURCES = unit/test-replica-anew.c
+unit_test_replica_anew_SOURCES = unit/test-replica-anew.c $(STORY_SOURCES)
 unit_test_replica_anew_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_anew_LDADD = $(TORTURE_LIBS)
 

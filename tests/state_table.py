@@ -29,6 +29,12 @@ STATES = {
     "failed": ("failed", "the journal gave an error to this server"),
 }
 
+# Requests that are alike share a row; each of them is carried out.
+READS = "read, extents, cache"
+CHANGES = "write, write FUA, zero, fast zero, trim"
+TOGETHER = {"reads": READS, "changes": CHANGES, "writes": CHANGES + ", flush",
+            "all": READS + ", " + CHANGES + ", flush"}
+
 VERBS = """
 event                         syncing    closed     protected  pending    sealed     resyncing  | stale      lost       empty      draining   drained    failed
 seal                          >closed    ok         >sealed    ok         ok         ok         | 2          2          2          2          2          2
@@ -64,89 +70,27 @@ without secret: commit        1          1          1          1          1     
 
 DATA = """
 event                         syncing    closed     protected  pending    sealed     resyncing  | stale      lost       empty      draining   drained    failed
-NAME: read                    ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: extents                 ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: cache                   ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: write                   ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: write FUA               ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: zero                    ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: fast zero               ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: trim                    ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME: flush                   ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME: reads                   ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME: writes                  ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 old connection: read          ok         ok         ok         ok         ok         ok         | ok         -          -          ESHUTDOWN  ESHUTDOWN  EIO
 old connection: write         ok         ok         ok         ok         ok         ok         | EIO        -          -          ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: read           ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: extents        ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: cache          ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: write          ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: write FUA      ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: zero           ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: fast zero      ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: trim           ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gCURRENT: flush          ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-NAME@gOTHER: read             ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: extents          ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: cache            ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: write            ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: write FUA        ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: zero             ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: fast zero        ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: trim             ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@gOTHER: flush            ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
-NAME@promoted: read           none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: extents        none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: cache          none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: write          none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: write FUA      none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: zero           none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: fast zero      none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: trim           none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@promoted: flush          none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@latest: read             none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@latest: extents          none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@latest: cache            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@latest: write            none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
-NAME@latest: write FUA        none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
-NAME@latest: zero             none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
-NAME@latest: fast zero        none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
-NAME@latest: trim             none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
+NAME@gCURRENT: reads          ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME@gCURRENT: writes         ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
+NAME@gOTHER: all              ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
+NAME@promoted: all            none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@latest: reads            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@latest: changes          none       none       EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      none       none       none       none
 NAME@latest: flush            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@LAST: read               -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
-NAME@LAST: extents            -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
-NAME@LAST: cache              -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
-NAME@LAST: write              -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
-NAME@LAST: write FUA          -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
-NAME@LAST: zero               -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
-NAME@LAST: fast zero          -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
-NAME@LAST: trim               -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
+NAME@LAST: reads              -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
+NAME@LAST: changes            -          -          EPERM      EPERM      EPERM      EPERM      | EPERM      EPERM      -          none       none       none
 NAME@LAST: flush              -          -          ok         ok         ok         ok         | ok         ok         -          none       none       none
-NAME@OLDER: read              -          -          -          ok         -          -          | -          -          -          -          -          -
-NAME@OLDER: extents           -          -          -          ok         -          -          | -          -          -          -          -          -
-NAME@OLDER: cache             -          -          -          ok         -          -          | -          -          -          -          -          -
-NAME@OLDER: write             -          -          -          EPERM      -          -          | -          -          -          -          -          -
-NAME@OLDER: write FUA         -          -          -          EPERM      -          -          | -          -          -          -          -          -
-NAME@OLDER: zero              -          -          -          EPERM      -          -          | -          -          -          -          -          -
-NAME@OLDER: fast zero         -          -          -          EPERM      -          -          | -          -          -          -          -          -
-NAME@OLDER: trim              -          -          -          EPERM      -          -          | -          -          -          -          -          -
+NAME@OLDER: reads             -          -          -          ok         -          -          | -          -          -          -          -          -
+NAME@OLDER: changes           -          -          -          EPERM      -          -          | -          -          -          -          -          -
 NAME@OLDER: flush             -          -          -          ok         -          -          | -          -          -          -          -          -
 NAME@UNKNOWN: read            none       none       none       none       none       none       | none       none       none       none       none       none
-NAME@scratch: read            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: extents         none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: cache           none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: write           none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: write FUA       none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: zero            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: fast zero       none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: trim            none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@scratch: flush           none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
-NAME@divergence: read         none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@divergence: extents      none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@divergence: cache        none       none       none       none       none       none       | none       none       none       ok         ok         none
-NAME@divergence: write        none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
-NAME@divergence: write FUA    none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
-NAME@divergence: zero         none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
-NAME@divergence: fast zero    none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
-NAME@divergence: trim         none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
+NAME@scratch: all             none       none       ok         ok         ok         ok         | ok         ok         none       none       none       none
+NAME@divergence: reads        none       none       none       none       none       none       | none       none       none       ok         ok         none
+NAME@divergence: changes      none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
 NAME@divergence: flush        none       none       none       none       none       none       | none       none       none       ok         ok         none
 resync, old conn.: write      -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
 overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
@@ -186,8 +130,10 @@ def parse(text):
         event = row[:at].strip()
         cells = row[at:].replace("|", " ").split()
         assert len(cells) == len(states), row
-        assert event not in table, row
-        table[event] = dict(zip(states, cells))
+        export, colon, requests = event.partition(": ")
+        for request in TOGETHER.get(requests, requests).split(", "):
+            assert export + colon + request not in table, row
+            table[export + colon + request] = dict(zip(states, cells))
     return table
 
 
@@ -204,11 +150,9 @@ def render(table, marks=None, states=tuple(STATES), width=10, first=30):
 
 GROUPS = (("syncing", "closed", "empty"), ("protected", "pending", "sealed", "resyncing"),
           ("stale", "lost", "failed"), ("draining", "drained"))
-READS = "read, extents, cache"
-CHANGES = "write, write FUA, zero, fast zero, trim"
-TOGETHER = {READS: "reads", CHANGES + ", flush": "writes", READS + ", " + CHANGES + ", flush": "all",
-            CHANGES: "changes", READS + ", flush": "reads, flush",
-            "read, write": "all", "read": "reads", "write": "writes"}
+# Those that an export takes in part are said by the same words.
+WORDS = dict({requests: word for word, requests in TOGETHER.items()},
+             **{READS + ", flush": "reads, flush", "read, write": "all", "read": "reads", "write": "writes"})
 
 
 def merged(table, states):
@@ -222,7 +166,7 @@ def merged(table, states):
         if not colon or export in ("by NBD", "without secret"):
             export, op = event, ""
         rows.setdefault((export, cells), []).append(op)
-    return {e + (": " + TOGETHER[", ".join(ops)] if ops[0] else ""): dict(zip(states, cells))
+    return {e + (": " + WORDS[", ".join(ops)] if ops[0] else ""): dict(zip(states, cells))
             for (e, cells), ops in rows.items()}
 
 

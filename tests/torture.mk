@@ -48,6 +48,9 @@ unit_libtorture_la_SOURCES = \
 	unit/torture.h \
 	$(NULL)
 
+# One disk, for stories that are told step by step.
+STORY_SOURCES = unit/story.c unit/story.h
+
 TESTS += unit/test-replica-torture
 check_PROGRAMS += unit/test-replica-torture
 unit_test_replica_torture_SOURCES = unit/test-replica-torture.c
@@ -56,13 +59,13 @@ unit_test_replica_torture_LDADD = $(TORTURE_LIBS)
 
 TESTS += unit/test-replica-found
 check_PROGRAMS += unit/test-replica-found
-unit_test_replica_found_SOURCES = unit/test-replica-found.c
+unit_test_replica_found_SOURCES = unit/test-replica-found.c $(STORY_SOURCES)
 unit_test_replica_found_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_found_LDADD = $(TORTURE_LIBS)
 
 TESTS += unit/test-replica-races
 check_PROGRAMS += unit/test-replica-races
-unit_test_replica_races_SOURCES = unit/test-replica-races.c
+unit_test_replica_races_SOURCES = unit/test-replica-races.c $(STORY_SOURCES)
 unit_test_replica_races_LDFLAGS = $(TORTURE_WRAP)
 unit_test_replica_races_LDADD = $(TORTURE_LIBS)
 

@@ -7,6 +7,7 @@ UNIT_TESTS = \
 	test-io \
 	test-map \
 	test-overlay \
+	test-writeout \
 	test-zeroset \
 	$(NULL)
 
@@ -79,6 +80,9 @@ test_overlay_SOURCES = \
 	$(NULL)
 test_overlay_LDFLAGS = $(UNIT_WRAP)
 test_overlay_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
+
+test_writeout_SOURCES = unit/test-writeout.c $(UNIT_COMMON)
+test_writeout_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
 
 test_zeroset_SOURCES = unit/fail-alloc.c unit/test-zeroset.c $(UNIT_COMMON)
 test_zeroset_LDFLAGS = $(UNIT_WRAP)

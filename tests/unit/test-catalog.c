@@ -138,7 +138,7 @@ START_TEST (test_make)
   EXPECT (reopen ());
   add (1, 1);
   EXPECT (reopen ());
-  EXPECT (catalog_window (catalog, 0, 1) == 0);
+  EXPECT (catalog_window (catalog, 0, 1, 1) == 0);
   EXPECT (!reopen ());
   catalog_close (NULL);
 }
@@ -152,9 +152,16 @@ START_TEST (test_checkpoints)
   ck_assert_str_eq (
     ask ("SELECT * FROM checkpoints WHERE id = 3"),
     "3|2|no 3's \"name\"|1970-01-01T00:50:00.000Z|3000000000000|3|4096|1;");
-  EXPECT (catalog_window (catalog, 2, 3) == 0);
+  EXPECT (catalog_window (catalog, 2, 3, 3) == 0);
   ck_assert_str_eq (ask ("SELECT id, recoverable FROM checkpoints"),
                     "0|0;1|0;2|1;3|1;");
+
+  /* Behind damage: not to be had now, but they were. */
+  add (4, 2);
+  EXPECT (catalog_window (catalog, 2, 3, 5) == 0);
+  ck_assert_str_eq (ask ("SELECT id, recoverable FROM checkpoints"),
+                    "0|0;1|0;2|1;3|1;4|0;5|0;");
+  EXPECT (catalog_window (catalog, 2, 3, 3) == 0);
 
   /* One that is there already is replaced. */
   struct journal_checkpoint cp = { .id = 1, .time = 5, .label = "again" };
@@ -188,7 +195,7 @@ START_TEST (test_prune)
                          " AND 10300 FROM events"), "11999|1;");
   for (unsigned i = 0; i < 30; i++) {
     add (i * 1000, 1000);
-    EXPECT (catalog_window (catalog, i * 1000, UINT32_MAX) == 0);
+    EXPECT (catalog_window (catalog, i * 1000, UINT32_MAX, UINT32_MAX) == 0);
   }
   ck_assert_str_eq (ask ("SELECT max (id), min (id) = 29000"
                          " FROM checkpoints WHERE recoverable"), "29999|1;");
@@ -203,7 +210,7 @@ fill (void)
 {
   EXPECT (reopen ());
   add (1, 2000);
-  EXPECT (catalog_window (catalog, 1, 2000) == 0);
+  EXPECT (catalog_window (catalog, 1, 2000, 2000) == 0);
   catalog_close (catalog);
   catalog = NULL;
 }
@@ -217,7 +224,7 @@ expect_bad (void)
   ck_assert_str_eq (ask ("SELECT count (*) FROM checkpoints"), "0;");
   ck_assert_str_eq (ask ("SELECT count (*) FROM replica"), "1;");
   add (7, 1);
-  EXPECT (catalog_window (catalog, 7, 7) == 0);
+  EXPECT (catalog_window (catalog, 7, 7, 7) == 0);
   EXPECT (!reopen ());
   ck_assert_str_eq (ask ("SELECT id FROM checkpoints"), "7;");
 }
@@ -292,7 +299,7 @@ START_TEST (test_damage_while_open)
   EXPECT (!reopen ());
   run ("INSERT INTO events VALUES (1, '', 0, 0, '', '')");     /* empties its cache */
   scribble (3 * 4096, 20 * 4096);
-  EXPECT (catalog_window (catalog, 1500, 2000) == -1 && errno == EBADMSG);
+  EXPECT (catalog_window (catalog, 1500, 2000, 2000) == -1 && errno == EBADMSG);
   expect_bad ();
 }
 END_TEST

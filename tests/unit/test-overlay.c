@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Speculation, write-out and the overlay over both, against a list of epochs
- * that are each a plain array of sectors.
- */
+/* Speculation, write-out and the overlay over both, against a list of epochs, each a plain array of sectors. */
 #include "config.h"
 
 #include <stdio.h>
@@ -467,9 +465,8 @@ check_all (void)
 
   for (unsigned i = 0; i < 10; i++) {
     uint64_t offset = unit_random (MODEL_SECTORS * MAP_SECTOR);
-    uint64_t length = unit_random (MIN (MODEL_SECTORS * MAP_SECTOR - offset,
-                                        unit_chance (50) ? 10000 : 1u << 30)
-                                   + 1);
+    uint64_t most = unit_chance (50) ? 10000 : 1u << 30;
+    uint64_t length = unit_random (MIN (MODEL_SECTORS * MAP_SECTOR - offset, most) + 1);
 
     if (unit_chance (30)) {
       offset = ROUND_DOWN (offset, (uint64_t) MAP_SECTOR);
@@ -536,53 +533,6 @@ START_TEST (test_random)
 }
 END_TEST
 
-/* Two seals, and after that a take of all, need no memory. */
-START_TEST (test_spares)
-{
-  for (unsigned i = 0; i < 20; i++) {
-    struct epoch *e;
-
-    do_restock ();
-    unit_fail_alloc (1);
-    int a = speculation_seal (spec), b = speculation_seal (spec);
-    int c = speculation_seal (spec), errno_c = errno;
-    uint64_t number = speculation_open_number (spec);
-    e = speculation_take_all (spec, number + 10);
-    struct epoch *f = speculation_take_all (spec, number + 20);
-    int errno_f = errno;
-    unit_fail_alloc (0);
-
-    EXPECT (a == 0 && b == 0);
-    EXPECT (c == -1 && errno_c == ENOMEM);
-    EXPECT (f == NULL && errno_f == ENOMEM);
-    EXPECT (number == newest->number + 2);
-    EXPECT (e != NULL && e->number == number);
-    EXPECT (e->older->older->number == newest->number);
-    EXPECT (e->older->older->older == NULL);
-    EXPECT (speculation_open_number (spec) == number + 10);
-    newest->number = number + 10;
-    while (e) {
-      struct epoch *older = e->older;
-
-      epoch_clear (e);
-      EXPECT (e->older == NULL && e->bytes == 0 && map_is_empty (e->map));
-      speculation_restock (spec, e);
-      e = older;
-    }
-    EXPECT (speculation_spares_wanted (spec) == 0);
-    EXPECT (speculation_seal (spec) == 0);
-    EXPECT (speculation_spares_wanted (spec) == 1);
-    e = speculation_take_all (spec, number + 10);
-    epoch_free (e->older);
-    epoch_free (e);
-  }
-  /* One too many is taken, too. */
-  do_restock ();
-  speculation_restock (spec, epoch_new ());
-  EXPECT (speculation_spares_wanted (spec) == 0);
-}
-END_TEST
-
 /* More epochs than the overlay has room for without allocating. */
 START_TEST (test_many_epochs)
 {
@@ -633,85 +583,6 @@ START_TEST (test_edges)
 }
 END_TEST
 
-/* A checkpoint of several epochs is drained whole or not at all. */
-START_TEST (test_partial)
-{
-  struct epoch *done;
-  uint64_t target;
-
-  for (unsigned i = 0; i < 3; i++) {
-    EXPECT (speculation_put (spec, 0, i * 8, 8, i) == 0);
-    do_seal ();
-  }
-  writeout_add (wo, 9, 0, 1, speculation_take (spec, 9));
-  EXPECT (writeout_newest (wo) == 9 && writeout_merged (wo) == 0);
-  EXPECT (writeout_begin (wo, &target) == NULL && errno == ENOENT);
-  for (unsigned i = 0; i < 3; i++) {
-    do {
-      EXPECT (i == 0 || writeout_begin (wo, &target) == NULL);
-      EXPECT (i == 0 || errno == EAGAIN);
-      EXPECT (writeout_merge (wo, 1, &done) == (i < 2 || !done));
-    } while (done == NULL);
-    epoch_free (done);
-  }
-  EXPECT (writeout_merged (wo) == 9);
-  EXPECT (writeout_merge (wo, 1, &done) == 0 && done == NULL);
-  const struct map *m = writeout_begin (wo, &target);
-  EXPECT (m != NULL && target == 9 && map_blocks (m) == 3);
-  EXPECT (writeout_begin (wo, &target) == NULL && errno == EBUSY);
-  /* What comes in meanwhile does not change what is to be drained. */
-  writeout_add (wo, 10, 0, 1, NULL);
-  EXPECT (writeout_resume (wo, &target) == m && target == 9);
-  map_free (writeout_end (wo));
-  EXPECT (writeout_resume (wo, &target) == NULL && target == 0);
-  EXPECT (writeout_begin (wo, &target) != NULL && target == 10);
-  map_free (writeout_end (wo));
-  EXPECT (writeout_is_empty (wo));
-
-  /* An empty checkpoint moves the watermark. */
-  writeout_add (wo, 12, 0, 1, NULL);
-  EXPECT (!writeout_is_empty (wo));
-  m = writeout_begin (wo, &target);
-  EXPECT (m != NULL && target == 12 && map_is_empty (m));
-  map_free (writeout_end (wo));
-  EXPECT (writeout_is_empty (wo));
-}
-END_TEST
-
-/* However many checkpoints are kept, a read looks through a bounded number of maps. */
-START_TEST (test_bounded)
-{
-  const struct writeout_limits limits[] = {
-    { .checkpoints = 5000 / 8 }, { .ns = 5000 / 8 }, { .checkpoints = 1 },
-    { .bytes = 1 }, { .ns = 1 },
-  };
-
-  for (unsigned k = 0; k < sizeof limits / sizeof limits[0]; k++) {
-    struct writeout *w = writeout_new ();
-
-    EXPECT (w != NULL);
-    writeout_set_limits (w, &limits[k]);
-    for (unsigned i = 1; i <= 5000; i++) {
-      struct epoch *e = NULL, *done;
-
-      if (i % 3) {
-        e = epoch_new ();
-        EXPECT (e != NULL && map_put (e->map, 0, i * 8, 8, i) == 0);
-        e->bytes = 4096;
-      }
-      writeout_add (w, i, i, 1, e);
-      while (writeout_merge (w, SIZE_MAX, &done) == 1 || done) {
-        epoch_free (done);
-        done = NULL;
-      }
-      EXPECT (writeout_segments (w) <= (k < 2 ? 10 : WRITEOUT_SEGMENTS));
-    }
-    EXPECT (writeout_segments (w) >= (k < 2 ? 8 : WRITEOUT_SEGMENTS));
-    writeout_free (w);
-  }
-}
-END_TEST
-
 int
 main (void)
 {
@@ -721,11 +592,8 @@ main (void)
   tcase_add_checked_fixture (tc, setup, teardown);
   tcase_set_timeout (tc, 300);
   tcase_add_loop_test (tc, test_random, 0, 4);
-  tcase_add_test (tc, test_spares);
   tcase_add_test (tc, test_many_epochs);
   tcase_add_test (tc, test_edges);
-  tcase_add_test (tc, test_partial);
-  tcase_add_test (tc, test_bounded);
   suite_add_tcase (s, tc);
   return unit_run (s);
 }

@@ -12,64 +12,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <check.h>
-
 #include "journal/internal.h"
-#include "unit/simvfs.h"
-#include "unit/torture.h"
+#include "unit/story.h"
 
 #define BLOCKS 8u
-#define SIZE (BLOCKS * 4096u)
+#define SIZE (BLOCKS * STORY_BLOCK)
 
-static struct simdisk *disk;
-static struct replica *r;
-static uint8_t block[4096], want[SIZE];
-static uint64_t newest, cases, begun;
+static uint8_t want[SIZE];
+static uint64_t cases, begun;
 
 static void
 server (void)
 {
-  struct replica_disk_params d = { .name = "vda", .path = "/sim/0.img",
-                                   .create = true, .size = SIZE };
-  struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
-                              .disks = &d, .ndisks = 1,
-                              .baseline_trusted = true,
-                              .journal_size = JOURNAL_MIN_SIZE,
-                              .buffer = UINT64_C (8) << 20 };
-  struct mcerror err = { 0 };
-
-  ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
-  r->by_hand = true;
+  ck_assert_int_eq (story_open (SIZE, (struct replica_params) { .baseline_trusted = true,
+                                                                .journal_size = JOURNAL_MIN_SIZE }), 0);
 }
 
 static void
 setup (void)
 {
-  host_seed (1);
-  host_reset (1, true);
-  disk = simdisk_new ();
-  simvfs_default (disk);
+  story_setup ();
   simdisk_torn (disk, true);
   memset (want, 0, sizeof want);
-  newest = 0;
-}
-
-static void
-teardown (void)
-{
-  replica_close (r);
-  r = NULL;
-  simdisk_free (disk);
 }
 
 static int
 put (unsigned at, uint8_t what)
 {
-  struct replica_export x = { .fence = r->fence, .view = r->state == JOURNAL_PROMOTED ?
-                              REPLICA_PROMOTED : REPLICA_INLET };
-
-  memset (block, what, sizeof block);
-  return replica_pwrite (r, &x, block, sizeof block, at * sizeof block, 0);
+  return story_put (r->state == JOURNAL_PROMOTED ? REPLICA_PROMOTED : REPLICA_INLET, at, what);
 }
 
 static int
@@ -80,21 +50,10 @@ flush (void)
   return replica_flush (r, &x);
 }
 
-static int
-commit (void)
-{
-  struct commit_answer a;
-  int result = replica_commit (r, &(struct commit_request) { 0 }, &a, NULL);
-
-  if (result == 0)
-    newest = a.checkpoint;
-  return result;
-}
-
 static void
 wanted (unsigned at, uint8_t what)
 {
-  memset (want + at * sizeof block, what, sizeof block);
+  memset (want + at * STORY_BLOCK, what, STORY_BLOCK);
 }
 
 /* --- what is there after a crash -------------------------------------------------- */
@@ -117,7 +76,7 @@ look (struct simdisk *after, bool old, bool gone)
   }
   ck_assert_msg (old, "checkpoint %d after a resync overwrite", (int) result.checkpoint.id);
   ck_assert_uint_eq (result.checkpoint.id, newest);
-  ck_assert (simdisk_equals (after, "/sim/0.img", want, SIZE));
+  ck_assert (simdisk_equals (after, STORY_IMAGE, want, SIZE));
   return 0;
 }
 
@@ -146,10 +105,10 @@ static void
 protected_disk (void)
 {
   ck_assert_int_eq (put (0, 1), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   ck_assert_int_eq (writeout_step (r), 0);
   ck_assert_int_eq (put (1, 2), 0);
-  ck_assert_int_eq (commit (), 0);      /* a backlog */
+  ck_assert_int_eq (story_commit (), 0);      /* a backlog */
   wanted (0, 1);
   wanted (1, 2);
 }
@@ -173,21 +132,21 @@ long_log (void)
   ck_assert_int_eq (put (0, 1), 0);
   wanted (0, 1);
   while (r->journal->log.seq % JOURNAL_CHUNK_BLOCKS < JOURNAL_CHUNK_BLOCKS - 2)
-    ck_assert_int_eq (commit (), 0);
+    ck_assert_int_eq (story_commit (), 0);
 }
 
 static void
 longer_log (void)
 {
   long_log ();
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
 }
 
 static void
 longest_log (void)
 {
   longer_log ();
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
 }
 
 static void (*const stories[]) (void) = {
@@ -203,7 +162,7 @@ fails (unsigned n, bool sticky)
 
   ck_assert_int_eq (put (3, 9), 0);
   simdisk_fail (disk, n, EIO, sticky);
-  result = r->state == JOURNAL_PROMOTED ? flush () : commit ();
+  result = r->state == JOURNAL_PROMOTED ? flush () : story_commit ();
   if (result == 0) {
     simdisk_fail (disk, 0, 0, false);
     return false;
@@ -223,10 +182,10 @@ new_copy (void)
     ck_assert_int_eq (put (i, 100 + i), 0);
     wanted (i, 100 + i);
   }
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   crash (true, false);
   ck_assert_int_eq (put (0, 77), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   wanted (0, 77);
   ck_assert_int_eq (writeout_step (r), 0);
   crash (true, false);
@@ -246,7 +205,7 @@ START_TEST (fails_again)
     server ();
     stories[_i / 2] ();
     if (!fails (n, false)) {
-      teardown ();
+      story_teardown ();
       break;
     }
     for (unsigned m = 1, begun_anew = 0; ; m++) {
@@ -260,7 +219,7 @@ START_TEST (fails_again)
         if (simdisk_ops (disk) - before < m)
           break;
         /* It was one that does no harm: the file of sums. */
-        teardown ();
+        story_teardown ();
         setup ();
         server ();
         stories[_i / 2] ();
@@ -274,7 +233,7 @@ START_TEST (fails_again)
       ck_assert_int_eq (r->state, JOURNAL_FAILED);
       ck_assert_int_ne (journal_failed (r->journal), 0);
       ck_assert_int_eq (put (1, 1), -1);
-      ck_assert_int_eq (commit (), -1);
+      ck_assert_int_eq (story_commit (), -1);
       /* The process only: of two that cannot be written, power loss may leave either. */
       {
         struct simdisk *after = simdisk_crash (disk, SIMDISK_KILL, host_bits);
@@ -284,7 +243,7 @@ START_TEST (fails_again)
       }
     }
     new_copy ();
-    teardown ();
+    story_teardown ();
   }
   ck_assert_uint_gt (first, 5);
 }
@@ -299,7 +258,7 @@ START_TEST (dies)
     server ();
     stories[_i] ();
     if (!fails (n, false)) {
-      teardown ();
+      story_teardown ();
       break;
     }
     crash (true, false);
@@ -307,7 +266,7 @@ START_TEST (dies)
     ck_assert_int_eq (replica_resync (r, true, NULL), 0);
     simdisk_hook (disk, NULL, NULL);
     new_copy ();
-    teardown ();
+    story_teardown ();
   }
   ck_assert_uint_gt (begun, 0);
 }
@@ -339,47 +298,33 @@ START_TEST (killed_server)
     ck_assert_int_eq (replica_resync (r, true, NULL), 0);
     simdisk_hook (disk, NULL, NULL);
     if (killed == NULL) {
-      teardown ();
+      story_teardown ();
       break;
     }
-    teardown ();
+    story_teardown ();
     disk = killed;
     simvfs_default (disk);
     server ();
     cases++;
     ck_assert_msg (r->state == (stories[_i] == draining_disk ? JOURNAL_PROMOTED : JOURNAL_STALE) ||
                    r->state == JOURNAL_SYNCING, "the next server is %s", replica_state_word (r->state));
-    teardown ();
+    story_teardown ();
   }
 }
 END_TEST
 
-static Suite *
-suite (void)
+int
+main (void)
 {
-  Suite *s = suite_create ("anew");
   TCase *t = tcase_create ("anew");
+  int result;
 
   tcase_set_timeout (t, 300);
   tcase_add_loop_test (t, fails_again, 0, 2 * STORIES);
   tcase_add_loop_test (t, dies, 0, STORIES);
   tcase_add_loop_test (t, killed_server, 0, 2);
-  suite_add_tcase (s, t);
-  return s;
-}
-
-int
-main (void)
-{
-  SRunner *sr = srunner_create (suite ());
-  int failed;
-
-  simvfs_register ();
-  srunner_set_fork_status (sr, CK_NOFORK);
-  srunner_run_all (sr, CK_NORMAL);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
+  result = story_run (t, CK_NOFORK);
   printf ("TRIED invariant=1,7,8 test=unit/test-replica-anew what=\"crashes around a resync overwrite of a failed "
           "journal\" n=%llu\n", (unsigned long long) cases);
-  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return result;
 }

@@ -6,34 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <check.h>
 #include <sqlite3.h>
 
-#include "unit/simvfs.h"
-#include "unit/torture.h"
+#include "unit/story.h"
 
 #define SIZE 65536u
-
-static struct simdisk *disk;
-static struct replica *r;
-static uint8_t block[4096];
-static uint64_t newest;         /* acknowledged */
 
 static int
 try_open (void)
 {
-  struct replica_disk_params d = { .name = "vda", .path = "/sim/0.img",
-                                   .create = true, .size = SIZE };
-  struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
-                              .disks = &d, .ndisks = 1,
-                              .journal_size = JOURNAL_MIN_SIZE,
-                              .buffer = UINT64_C (8) << 20 };
-  struct mcerror err = { 0 };
-
-  if (replica_open (&p, &r, &err) == -1)
-    return -1;
-  r->by_hand = true;
-  return 0;
+  return story_open (SIZE, (struct replica_params) { .journal_size = JOURNAL_MIN_SIZE });
 }
 
 static void
@@ -42,48 +24,10 @@ server (void)
   ck_assert_int_eq (try_open (), 0);
 }
 
-static void
-setup (void)
-{
-  host_seed (1);
-  host_reset (1, true);
-  disk = simdisk_new ();
-  simvfs_default (disk);
-  newest = 0;
-}
-
-static void
-teardown (void)
-{
-  replica_close (r);
-  r = NULL;
-  simdisk_free (disk);
-}
-
-static struct replica_export
-inlet (void)
-{
-  return (struct replica_export) { .view = REPLICA_INLET, .fence = r->fence };
-}
-
 static int
 put (unsigned at, uint8_t what)
 {
-  struct replica_export x = inlet ();
-
-  memset (block, what, sizeof block);
-  return replica_pwrite (r, &x, block, sizeof block, at * sizeof block, 0);
-}
-
-static int
-commit (void)
-{
-  struct commit_answer a;
-  int result = replica_commit (r, &(struct commit_request) { 0 }, &a, NULL);
-
-  if (result == 0)
-    newest = a.checkpoint;
-  return result;
+  return story_put (REPLICA_INLET, at, what);
 }
 
 /* After any power loss now the last acknowledged checkpoint is there. */
@@ -111,10 +55,10 @@ START_TEST (failed_mark)
 {
   server ();
   ck_assert_int_eq (put (0, 1), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   ck_assert_int_eq (put (1, 2), 0);
   simdisk_fail (disk, 1, EIO, false);
-  ck_assert_int_eq (commit (), -1);
+  ck_assert_int_eq (story_commit (), -1);
   ck_assert_int_eq (r->state, JOURNAL_FAILED);
   recovers ();
   replica_close (r);
@@ -124,7 +68,7 @@ START_TEST (failed_mark)
   recovers ();
   ck_assert_int_eq (replica_resync (r, false, NULL), 0);
   ck_assert_int_eq (put (2, 3), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   recovers ();
 }
 END_TEST
@@ -137,7 +81,7 @@ START_TEST (refusal_remembered)
   server ();
   if (_i > 0) {
     ck_assert_int_eq (put (0, 1), 0);
-    ck_assert_int_eq (commit (), 0);
+    ck_assert_int_eq (story_commit (), 0);
   }
   replica_close (r);
   server ();
@@ -168,7 +112,7 @@ START_TEST (failure_remembered)
 {
   server ();
   ck_assert_int_eq (put (0, 1), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   replica_close (r);
   server ();
   ck_assert (r->clean);
@@ -182,7 +126,7 @@ START_TEST (failure_remembered)
   }
   ck_assert_int_eq (replica_resync (r, true, NULL), 0);
   ck_assert_int_eq (put (1, 2), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   recovers ();
 }
 END_TEST
@@ -193,7 +137,7 @@ START_TEST (stop_that_failed)
   simdisk_torn (disk, true);
   server ();
   ck_assert_int_eq (put (0, 1), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   ck_assert_int_eq (put (1, 2), 0);
   for (unsigned i = 0; i < 3; i++) {
     simdisk_fail (disk, 2 + i, EIO, false);
@@ -202,7 +146,7 @@ START_TEST (stop_that_failed)
     if (r->state == JOURNAL_STALE)
       ck_assert_int_eq (replica_resync (r, false, NULL), 0);
     ck_assert_int_eq (put (2, 3 + i), 0);
-    ck_assert_int_eq (commit (), 0);
+    ck_assert_int_eq (story_commit (), 0);
     recovers ();
     ck_assert_int_eq (put (3, 4 + i), 0);
   }
@@ -226,11 +170,11 @@ START_TEST (start_that_failed)
 {
   server ();
   ck_assert_int_eq (put (0, 1), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   if (_i == 1) {
     ck_assert_int_eq (put (1, 2), 0);
     simdisk_hook (disk, on_kill, NULL);
-    (void) commit ();
+    (void) story_commit ();
     simdisk_hook (disk, NULL, NULL);
     newest--;
   }
@@ -250,7 +194,7 @@ START_TEST (start_that_failed)
   if (r->state == JOURNAL_STALE)
     ck_assert_int_eq (replica_resync (r, false, NULL), 0);
   ck_assert_int_eq (put (2, 3), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   recovers ();
 }
 END_TEST
@@ -264,16 +208,15 @@ START_TEST (promoted_list)
 
   server ();
   ck_assert_int_eq (put (0, 1), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   ck_assert_int_eq (put (1, 2), 0);
-  ck_assert_int_eq (commit (), 0);
+  ck_assert_int_eq (story_commit (), 0);
   ck_assert_int_eq (replica_promote (r, NULL, false, &a, NULL), 0);
   x.fence = r->fence;
   catalog_step (disk, r);       /* the one before can no more be recovered to */
   catalog_match (NULL, disk, r);
   for (unsigned i = 0; i < 4; i++) {
-    memset (block, 3 + i, sizeof block);
-    ck_assert_int_eq (replica_pwrite (r, &x, block, sizeof block, i * sizeof block, 0), 0);
+    ck_assert_int_eq (story_put (REPLICA_PROMOTED, i, 3 + i), 0);
     ck_assert_int_eq (replica_flush (r, &x), 0);
     ck_assert_uint_eq (journal_checkpoints (r->journal, list, 4), 1);
     ck_assert_uint_eq (list[0].id, newest);
@@ -290,13 +233,71 @@ START_TEST (catalog_window_moves)
   server ();
   for (unsigned i = 0; i < 3; i++) {
     ck_assert_int_eq (put (i, 1), 0);
-    ck_assert_int_eq (commit (), 0);
+    ck_assert_int_eq (story_commit (), 0);
   }
   catalog_step (disk, r);
   catalog_match (NULL, disk, r);
   ck_assert_int_eq (writeout_step (r), 0);
   catalog_step (disk, r);
   catalog_match (NULL, disk, r);
+}
+END_TEST
+
+static unsigned reads_left;
+
+static int
+on_read (void *opaque, enum simdisk_call call, const char *path, size_t *len)
+{
+  (void) opaque;
+  (void) len;
+  return call == SIMDISK_CALL_READ && strcmp (path, TORTURE_DIR "/journal") == 0 &&
+    reads_left > 0 && --reads_left == 0 ? EIO : 0;
+}
+
+/* A journal that is damaged in the middle: the catalog went on listing what is behind the damage; and where the next
+ * server can read it, it is listed again.
+ */
+START_TEST (catalog_of_damage)
+{
+  unsigned failed = 0;
+  struct simdisk *whole;
+
+  server ();
+  for (unsigned i = 0; i < 3; i++) {
+    ck_assert_int_eq (put (i, 1), 0);
+    ck_assert_int_eq (story_commit (), 0);
+  }
+  catalog_step (disk, r);
+  story_close ();
+  whole = disk;
+  for (unsigned n = 1; ; n++) {
+    bool reached;
+
+    disk = simdisk_crash (whole, SIMDISK_KILL, host_bits);
+    simvfs_default (disk);
+    reads_left = n;
+    simdisk_calls (disk, on_read, NULL);
+    if (try_open () == 0) {
+      failed += r->state == JOURNAL_FAILED && r->has_checkpoint;
+      simdisk_calls (disk, NULL, NULL);
+      catalog_step (disk, r);
+      catalog_match (NULL, disk, r);
+      r->by_hand = false;       /* killed */
+      story_close ();
+    }
+    reached = reads_left == 0;
+    simdisk_calls (disk, NULL, NULL);
+    server ();
+    catalog_step (disk, r);
+    catalog_match (NULL, disk, r);
+    story_close ();
+    simdisk_free (disk);
+    if (!reached)
+      break;
+  }
+  disk = whole;
+  simvfs_default (disk);
+  ck_assert_uint_gt (failed, 0);
 }
 END_TEST
 
@@ -308,7 +309,7 @@ START_TEST (catalog_damaged_in_use)
   server ();
   for (unsigned i = 0; i < 3; i++) {
     ck_assert_int_eq (put (i, 1), 0);
-    ck_assert_int_eq (commit (), 0);
+    ck_assert_int_eq (story_commit (), 0);
   }
   catalog_step (disk, r);
   replica_close (r);
@@ -373,7 +374,7 @@ START_TEST (made_twice)
     simdisk_hook (disk, on_making, disk);
     server ();
     simdisk_hook (disk, NULL, NULL);
-    teardown ();
+    story_teardown ();
     disk = simdisk_new ();
   }
   ck_assert_uint_gt (made_again, 0);
@@ -383,13 +384,9 @@ END_TEST
 int
 main (void)
 {
-  Suite *s = suite_create ("replica");
   TCase *t = tcase_create ("found");
-  SRunner *sr = srunner_create (s);
-  int failed;
 
-  simvfs_register ();
-  tcase_add_checked_fixture (t, setup, teardown);
+  tcase_add_checked_fixture (t, story_setup, story_teardown);
   tcase_set_timeout (t, 120);
   tcase_add_test (t, failed_mark);
   tcase_add_loop_test (t, refusal_remembered, 0, 2);
@@ -398,11 +395,8 @@ main (void)
   tcase_add_loop_test (t, start_that_failed, 0, 2);
   tcase_add_test (t, promoted_list);
   tcase_add_test (t, catalog_window_moves);
+  tcase_add_test (t, catalog_of_damage);
   tcase_add_test (t, catalog_damaged_in_use);
   tcase_add_test (t, made_twice);
-  suite_add_tcase (s, t);
-  srunner_run_all (sr, CK_NORMAL);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return story_run (t, CK_FORK);
 }

@@ -2,8 +2,8 @@
 /* The whole replica against a plain model in memory.
  *
  * Random reads, writes, zeroes, trims, seals, commits, resyncs, clean restarts, kills and recoveries on
- * one to three disks of odd sizes.  The server part runs in a child process that can be killed
- * with SIGKILL between two requests; the model lives in the parent.
+ * one to three disks of odd sizes.  The server is forked off (forked.c), and killed with SIGKILL between
+ * two requests; the model lives here.
  * MCBUF_TEST_SEED replays a run, MCBUF_TEST_STEPS makes it longer.
  */
 #include "config.h"
@@ -11,12 +11,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 
 #include <check.h>
 #include <jansson.h>
@@ -24,9 +21,9 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "replica/recover.h"
-#include "replica/replica.h"
+#include "unit/forked.h"
 
-#define MAX_DISKS 3
+#define MAX_DISKS FORKED_DISKS
 #define MAX_SEALED 8
 
 static uint64_t rng;
@@ -41,7 +38,6 @@ static uint64_t sealed_epoch[MAX_SEALED], open_epoch, checkpoint;
 static unsigned nsealed;
 static bool has_checkpoint, resyncing;
 static char shm_name[64];       /* the replica's shared memory */
-static struct replica_history history;  /* of the next server */
 
 static uint64_t
 rnd (uint64_t below)
@@ -73,164 +69,18 @@ content_free (struct content *c)
     free (c->disk[i]);
 }
 
-/* --- the child: a server without NBD ------------------------------------------ */
-
-enum op { OP_READ, OP_WRITE, OP_ZERO, OP_TRIM, OP_CONTROL, OP_CLOSE };
-struct request { enum op op; uint32_t disk, count; uint64_t offset; };
-struct reply { int32_t result, errnum; uint32_t len; };
-
-static pid_t child;
-static int sock = -1;
-
-static void
-get (int fd, void *buf, size_t len)
-{
-  for (char *p = buf; len > 0;) {
-    ssize_t n = read (fd, p, len);
-
-    if (n <= 0)
-      _exit (99);
-    p += n;
-    len -= n;
-  }
-}
-
-static void
-put (int fd, const void *buf, size_t len)
-{
-  for (const char *p = buf; len > 0;) {
-    ssize_t n = write (fd, p, len);
-
-    if (n <= 0)
-      _exit (98);
-    p += n;
-    len -= n;
-  }
-}
-
-static void
-child_log (void *opaque, enum replica_log_level level, const char *line)
-{
-  (void) opaque;
-  if (level == REPLICA_LOG_ERROR)
-    fprintf (stderr, "replica: %s\n", line);
-}
-
-static void
-child_main (int fd)
-{
-  static uint8_t buf[1 << 21];
-  struct replica_disk_params d[MAX_DISKS];
-  struct replica_params p = { .fs = &io_posix, .dir = journal_path, .disks = d,
-                              .ndisks = ndisks, .journal_size = 24 << 20,
-                              .buffer = 8 << 20, .shared = true, .history = history,
-                              .log = child_log };
-  struct replica *r;
-  struct mcerror err;
-  struct reply ready = { 0, 0, 0 };
-  char names[MAX_DISKS][8];
-
-  for (unsigned i = 0; i < ndisks; i++) {
-    snprintf (names[i], sizeof names[i], "d%u", i);
-    d[i] = (struct replica_disk_params) { .name = names[i], .path = image_path[i],
-                                          .create = true, .size = size[i] };
-  }
-  if (replica_open (&p, &r, &err) == -1) {
-    fprintf (stderr, "replica_open: %s\n", err.text);
-    _exit (97);
-  }
-  if (replica_run (r) == -1)
-    _exit (96);
-  put (fd, &ready, sizeof ready);
-  for (;;) {
-    struct request q;
-    struct reply a = { 0, 0, 0 };
-    struct replica_export e = { .view = REPLICA_INLET };
-    char *line = NULL;
-
-    get (fd, &q, sizeof q);
-    e.disk = q.disk;
-    if (q.op == OP_WRITE || q.op == OP_CONTROL)
-      get (fd, buf, q.count);
-    switch (q.op) {
-    case OP_READ:
-      a.result = replica_pread (r, &e, buf, q.count, q.offset);
-      a.len = q.count;
-      break;
-    case OP_WRITE:
-      a.result = replica_pwrite (r, &e, buf, q.count, q.offset, 0);
-      break;
-    case OP_ZERO:
-      a.result = replica_zero (r, &e, q.count, q.offset, 0);
-      break;
-    case OP_TRIM:
-      a.result = replica_zero (r, &e, q.count, q.offset, REPLICA_MAY_TRIM);
-      break;
-    case OP_CONTROL:
-      a.result = replica_control (r, true, (char *) buf, q.count, &line);
-      a.len = line ? strlen (line) + 1 : 0;
-      break;
-    case OP_CLOSE:
-      replica_close (r);
-      put (fd, &a, sizeof a);
-      _exit (0);
-    }
-    a.errnum = errno;
-    put (fd, &a, sizeof a);
-    put (fd, line ? (void *) line : (void *) buf, a.len);
-    free (line);
-  }
-}
-
 static void
 start (void)
 {
-  int fds[2];
-  struct reply ready;
+  struct forked f = { .journal = journal_path, .ndisks = ndisks, .size = size };
 
-  history = (struct replica_history) { 0, 0 };
   if (rnd (3) == 0)
-    history.checkpoints = 1 + rnd (30);
+    f.history.checkpoints = 1 + rnd (30);
   else if (rnd (3) == 0)
-    history.ns = 1 + rnd (3000000000u);
-  ck_assert_int_eq (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-  child = fork ();
-  ck_assert_int_ne (child, -1);
-  if (child == 0) {
-    close (fds[0]);
-    child_main (fds[1]);
-  }
-  close (fds[1]);
-  sock = fds[0];
-  ck_assert_int_eq (read (sock, &ready, sizeof ready), sizeof ready);
-}
-
-static void
-reap (void)
-{
-  int status;
-
-  ck_assert_int_eq (waitpid (child, &status, 0), child);
-  close (sock);
-  child = 0;
-}
-
-/* Returns the result; *OUT gets what came back, at least LEN bytes of room. */
-static int
-ask (enum op op, unsigned disk, uint64_t offset, uint32_t count,
-     const void *in, void *out, size_t room)
-{
-  struct request q = { .op = op, .disk = disk, .count = count, .offset = offset };
-  struct reply a;
-
-  put (sock, &q, sizeof q);
-  if (in)
-    put (sock, in, count);
-  get (sock, &a, sizeof a);
-  ck_assert_uint_le (a.len, room);
-  get (sock, out, a.len);
-  errno = a.errnum;
-  return a.result;
+    f.history.ns = 1 + rnd (3000000000u);
+  for (unsigned i = 0; i < ndisks; i++)
+    f.image[i] = image_path[i];
+  forked_start (&f);
 }
 
 static json_t *
@@ -238,7 +88,7 @@ control (const char *line, int expect)
 {
   char reply[65536];
   json_t *json;
-  int r = ask (OP_CONTROL, 0, 0, strlen (line), line, reply, sizeof reply);
+  int r = forked_ask (OP_CONTROL, 0, 0, strlen (line), line, reply, sizeof reply);
 
   json = json_loads (reply, 0, NULL);
   ck_assert_ptr_nonnull (json);
@@ -294,7 +144,7 @@ step_write (void)
 
     memcpy (buf, committed.disk[disk] + offset, keep);
   }
-  ck_assert_int_eq (ask (OP_WRITE, disk, offset, count, buf, NULL, 0), 0);
+  ck_assert_int_eq (forked_ask (OP_WRITE, disk, offset, count, buf, NULL, 0), 0);
   memcpy (now.disk[disk] + offset, buf, count);
 }
 
@@ -306,7 +156,7 @@ step_zero (void)
   uint32_t count;
 
   pick_range (&disk, &offset, &count, rnd (4) ? 20000 : 2000000);
-  ck_assert_int_eq (ask (rnd (2) ? OP_ZERO : OP_TRIM, disk, offset, count,
+  ck_assert_int_eq (forked_ask (rnd (2) ? OP_ZERO : OP_TRIM, disk, offset, count,
                          NULL, NULL, 0), 0);
   memset (now.disk[disk] + offset, 0, count);
 }
@@ -320,7 +170,7 @@ step_read (void)
   uint32_t count;
 
   pick_range (&disk, &offset, &count, rnd (4) ? 20000 : sizeof buf);
-  ck_assert_int_eq (ask (OP_READ, disk, offset, count, NULL, buf, sizeof buf), 0);
+  ck_assert_int_eq (forked_ask (OP_READ, disk, offset, count, NULL, buf, sizeof buf), 0);
   for (uint32_t i = 0; i < count; i++)
     if (buf[i] != now.disk[disk][offset + i])
       ck_abort_msg ("disk %u offset %" PRIu64 ": read %02x, expected %02x (range %" PRIu64 "+%u)",
@@ -385,7 +235,7 @@ copy_unchanged (void)
       const uint8_t *data = committed.disk[d] + at;
       bool zero = data[0] == 0 && memcmp (data, data + 1, n - 1) == 0;
 
-      ck_assert_int_eq (ask (zero ? OP_ZERO : OP_WRITE, d, at, n,
+      ck_assert_int_eq (forked_ask (zero ? OP_ZERO : OP_WRITE, d, at, n,
                              zero ? NULL : data, NULL, 0), 0);
       at += n;
     }
@@ -441,16 +291,14 @@ shm_exists (void)
 static void
 step_restart (void)
 {
-  ck_assert_int_eq (ask (OP_CLOSE, 0, 0, 0, NULL, NULL, 0), 0);
-  reap ();
+  forked_close ();
   resume ();
 }
 
 static void
 step_kill (void)
 {
-  ck_assert_int_eq (kill (child, SIGKILL), 0);
-  reap ();
+  forked_kill ();
   resume ();
 }
 
@@ -489,11 +337,10 @@ step_recover (bool clean)
   struct mcerror err;
 
   if (clean) {
-    ck_assert_int_eq (ask (OP_CLOSE, 0, 0, 0, NULL, NULL, 0), 0);
+    ck_assert_int_eq (forked_ask (OP_CLOSE, 0, 0, 0, NULL, NULL, 0), 0);
   }
   else
-    ck_assert_int_eq (kill (child, SIGKILL), 0);
-  reap ();
+    forked_kill ();
   if (!has_checkpoint) {
     ck_assert_int_eq (recover_run (&p, &first, &err), -1);
     ck_assert_int_eq (err.code, MCEXIT_NO_CHECKPOINT);
@@ -610,8 +457,7 @@ main (void)
   srunner_run_all (runner, CK_NORMAL);
   failed = srunner_ntests_failed (runner);
   srunner_free (runner);
-  if (child > 0)
-    (void) kill (child, SIGKILL);
+  forked_end ();
   if (failed)
     (void) shm_unlink (shm_name);
   if (failed) {

@@ -8,79 +8,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <check.h>
-
-#include "unit/simvfs.h"
-#include "unit/torture.h"
+#include "unit/story.h"
 
 #define SIZE 65536u
 #define JOURNAL TORTURE_DIR "/journal"
 #define DIVERGENCE TORTURE_DIR "/divergence"
-#define IMAGE "/sim/0.img"
 
-static struct simdisk *disk;
-static struct replica *r;
-static uint8_t block[4096];
+static uint8_t block[STORY_BLOCK];
 static bool happened;           /* the hook has done its part */
 
 static void
 server (uint64_t history)
 {
-  struct replica_disk_params d = { .name = "vda", .path = IMAGE,
-                                   .create = true, .size = SIZE };
-  struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
-                              .disks = &d, .ndisks = 1,
-                              .history = { .checkpoints = history },
-                              .journal_size = 4 * JOURNAL_MIN_SIZE,
-                              .buffer = UINT64_C (8) << 20 };
-  struct mcerror err = { 0 };
-
-  ck_assert_msg (replica_open (&p, &r, &err) == 0, "%s", err.text);
-  r->by_hand = true;
-}
-
-static void
-stop (void)
-{
-  replica_close (r);
-  r = NULL;
+  ck_assert_int_eq (story_open (SIZE, (struct replica_params) { .history = { .checkpoints = history },
+                                                                .journal_size = 4 * JOURNAL_MIN_SIZE }), 0);
 }
 
 static void
 setup (void)
 {
-  host_seed (1);
-  host_reset (1, true);
-  disk = simdisk_new ();
-  simvfs_default (disk);
+  story_setup ();
   happened = false;
-}
-
-static void
-teardown (void)
-{
-  simdisk_hook (disk, NULL, NULL);
-  simdisk_calls (disk, NULL, NULL);
-  stop ();
-  simdisk_free (disk);
-}
-
-static int
-put_on (enum replica_view view, unsigned at, uint8_t what)
-{
-  struct replica_export x = { .view = view, .fence = r->fence };
-
-  memset (block, what, sizeof block);
-  return replica_pwrite (r, &x, block, sizeof block, at * sizeof block, 0);
 }
 
 static uint64_t
 commit (void)
 {
-  struct commit_answer a;
-
-  ck_assert_int_eq (replica_commit (r, &(struct commit_request) { 0 }, &a, NULL), 0);
-  return a.checkpoint;
+  ck_assert_int_eq (story_commit (), 0);
+  return newest;
 }
 
 /* Block 0 has the checkpoint's number. */
@@ -89,7 +44,7 @@ next (void)
 {
   uint64_t n = r->has_checkpoint ? r->checkpoint.id + 1 : 1;
 
-  ck_assert_int_eq (put_on (REPLICA_INLET, 0, n), 0);
+  ck_assert_int_eq (story_put (REPLICA_INLET, 0, n), 0);
   ck_assert_uint_eq (commit (), n);
   return n;
 }
@@ -133,9 +88,9 @@ is_on (const char *path)
 static void
 next_large (void)
 {
-  ck_assert_int_eq (put_on (REPLICA_INLET, 0, r->checkpoint.id + 1), 0);
+  ck_assert_int_eq (story_put (REPLICA_INLET, 0, r->checkpoint.id + 1), 0);
   for (unsigned i = 0; i < 2 * JOURNAL_CHUNK_BLOCKS; i++)
-    ck_assert_int_eq (put_on (REPLICA_INLET, 1 + i % (SIZE / sizeof block - 1), i), 0);
+    ck_assert_int_eq (story_put (REPLICA_INLET, 1 + i % (SIZE / sizeof block - 1), i), 0);
   commit ();
 }
 
@@ -243,7 +198,7 @@ on_flush (void *opaque, enum simdisk_op op)
     r->hold_writeout = true;    /* as come_to_rest does, who waits for the turn */
     happened = true;
   }
-  ck_assert (!happened || !is_on (IMAGE));
+  ck_assert (!happened || !is_on (STORY_IMAGE));
 }
 
 START_TEST (direct_is_held)
@@ -253,7 +208,7 @@ START_TEST (direct_is_held)
   promote (NULL, false);
   ck_assert_int_eq (writeout_step (r), 0);
   ck_assert (writeout_is_empty (r->wo));
-  ck_assert_int_eq (put_on (REPLICA_PROMOTED, 1, 7), 0);
+  ck_assert_int_eq (story_put (REPLICA_PROMOTED, 1, 7), 0);
   simdisk_hook (disk, on_flush, NULL);
   ck_assert_int_eq (writeout_step (r), 0);
   ck_assert (happened);
@@ -303,9 +258,9 @@ START_TEST (divergence_of_another)
   house_step (r);
   ck_assert (known ());
   ck_assert_int_eq (replica_resync (r, true, NULL), 0);
-  ck_assert_int_eq (put_on (REPLICA_INLET, 1, 1), 0);
+  ck_assert_int_eq (story_put (REPLICA_INLET, 1, 1), 0);
   commit ();
-  ck_assert_int_eq (put_on (REPLICA_INLET, 2, 1), 0);
+  ck_assert_int_eq (story_put (REPLICA_INLET, 2, 1), 0);
   if (_i == 1)
     replica_hole (r, ENOSPC, "a test");
   simdisk_calls (disk, no_divergence, NULL);
@@ -313,7 +268,7 @@ START_TEST (divergence_of_another)
   house_step (r);
   simdisk_calls (disk, NULL, NULL);
   ck_assert (!known ());
-  stop ();
+  story_close ();
   server (0);
   ck_assert (!known ());
 }
@@ -383,14 +338,14 @@ START_TEST (refused_while_noting)
 {
   server (0);
   next ();
-  ck_assert_int_eq (put_on (REPLICA_INLET, 1, 1), 0);
+  ck_assert_int_eq (story_put (REPLICA_INLET, 1, 1), 0);
   promote (NULL, false);
   simdisk_hook (disk, on_known, NULL);
   house_step (r);
   simdisk_hook (disk, NULL, NULL);
   ck_assert (happened);
   ck_assert (!known ());
-  stop ();
+  story_close ();
   server (0);
   ck_assert (!known ());
 }
@@ -426,11 +381,11 @@ START_TEST (recovery_that_failed)
   int result = -1;
 
   for (fail_from = 1; result == -1; fail_from++) {
-    teardown ();
+    story_teardown ();
     setup ();
     server (0);
     next ();
-    stop ();
+    story_close ();
     journal_writes = 0;
     simdisk_calls (disk, fail_journal, NULL);
     result = recover ();
@@ -438,9 +393,9 @@ START_TEST (recovery_that_failed)
     server (0);
     if (r->state == JOURNAL_PROMOTED)
       continue;
-    ck_assert_int_eq (put_on (REPLICA_INLET, 1, 1), 0);
+    ck_assert_int_eq (story_put (REPLICA_INLET, 1, 1), 0);
     replica_hole (r, ENOSPC, "a test");
-    stop ();
+    story_close ();
     ck_assert_int_eq (recover (), 0);
     server (0);
     ck_assert_int_eq (r->state, JOURNAL_PROMOTED);
@@ -453,13 +408,9 @@ END_TEST
 int
 main (void)
 {
-  Suite *s = suite_create ("replica");
   TCase *t = tcase_create ("races");
-  SRunner *sr = srunner_create (s);
-  int failed;
 
-  simvfs_register ();
-  tcase_add_checked_fixture (t, setup, teardown);
+  tcase_add_checked_fixture (t, setup, story_teardown);
   tcase_set_timeout (t, 120);
   tcase_add_loop_test (t, view_with_own_map, 0, 2);
   tcase_add_test (t, views_many);
@@ -470,9 +421,5 @@ main (void)
   tcase_add_test (t, refused_while_promoting);
   tcase_add_test (t, refused_while_noting);
   tcase_add_test (t, recovery_that_failed);
-  suite_add_tcase (s, t);
-  srunner_run_all (sr, CK_NORMAL);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return story_run (t, CK_FORK);
 }

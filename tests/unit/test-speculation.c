@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Epochs that stay sealed for long take no more memory than what they hold needs, and hold the same. */
+/* Epochs that stay sealed for long take no more memory than what they hold needs, and hold the same;
+ * and what needs no memory at all.
+ */
 #include "config.h"
 
 #include <stdlib.h>
@@ -42,10 +44,20 @@ sealed (uint64_t number)
 }
 
 static void
+restock (void)
+{
+  while (speculation_spares_wanted (spec) > 0) {
+    struct epoch *e = epoch_new ();
+
+    EXPECT (e != NULL);
+    speculation_restock (spec, e);
+  }
+}
+
+static void
 seal (void)
 {
-  while (speculation_spares_wanted (spec) > 0)
-    speculation_restock (spec, epoch_new ());
+  restock ();
   EXPECT (speculation_seal (spec) == 0);
 }
 
@@ -202,6 +214,53 @@ START_TEST (test_no_memory)
 }
 END_TEST
 
+/* Two seals, and after that a take of all, need no memory. */
+START_TEST (test_spares)
+{
+  for (unsigned i = 0; i < 20; i++) {
+    uint64_t first = speculation_open_number (spec);
+    struct epoch *e;
+
+    restock ();
+    unit_fail_alloc (1);
+    int a = speculation_seal (spec), b = speculation_seal (spec);
+    int c = speculation_seal (spec), errno_c = errno;
+    uint64_t number = speculation_open_number (spec);
+    e = speculation_take_all (spec, number + 10);
+    struct epoch *f = speculation_take_all (spec, number + 20);
+    int errno_f = errno;
+    unit_fail_alloc (0);
+
+    EXPECT (a == 0 && b == 0);
+    EXPECT (c == -1 && errno_c == ENOMEM);
+    EXPECT (f == NULL && errno_f == ENOMEM);
+    EXPECT (number == first + 2);
+    EXPECT (e != NULL && e->number == number);
+    EXPECT (e->older->older->number == first);
+    EXPECT (e->older->older->older == NULL);
+    EXPECT (speculation_open_number (spec) == number + 10);
+    while (e) {
+      struct epoch *older = e->older;
+
+      epoch_clear (e);
+      EXPECT (e->older == NULL && e->bytes == 0 && map_is_empty (e->map));
+      speculation_restock (spec, e);
+      e = older;
+    }
+    EXPECT (speculation_spares_wanted (spec) == 0);
+    EXPECT (speculation_seal (spec) == 0);
+    EXPECT (speculation_spares_wanted (spec) == 1);
+    e = speculation_take_all (spec, number + 10);
+    epoch_free (e->older);
+    epoch_free (e);
+  }
+  /* One too many is taken, too. */
+  restock ();
+  speculation_restock (spec, epoch_new ());
+  EXPECT (speculation_spares_wanted (spec) == 0);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -213,6 +272,7 @@ main (void)
   tcase_add_test (tc, test_tight);
   tcase_add_test (tc, test_taken);
   tcase_add_test (tc, test_no_memory);
+  tcase_add_test (tc, test_spares);
   suite_add_tcase (suite, tc);
   return unit_run (suite);
 }
