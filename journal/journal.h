@@ -465,6 +465,9 @@ extern void journal_unpin (struct journal *j, uint32_t block);
 extern size_t journal_load_room (const struct journal *j);
 extern void journal_set_load_room (struct journal *j, size_t chunks);
 
+/* The crc32c of block image BLOCK, which is in use: of what was written to it, not of what can be read there. */
+extern bool journal_block_crc (struct journal *j, uint32_t block, uint32_t *crc);
+
 /* Are the images at BLOCK[0..N), in ascending order, in the file as they were written?  As
  * journal_read, for many at a time.
  */

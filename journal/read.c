@@ -44,6 +44,19 @@ crcs_get (struct journal *j, uint32_t block, uint32_t n, uint32_t *crc,
       bits_set (known, m, 1);
 }
 
+bool
+journal_block_crc (struct journal *j, uint32_t block, uint32_t *crc)
+{
+  uint32_t c = chunk_of (block), i = block % JOURNAL_CHUNK_BLOCKS;
+  SCOPED_LOCK (&j->lock);
+
+  if (c >= j->nchunks || j->chunks[c].kind != CHUNK_DATA ||
+      !bits_test (&j->chunks[c].live->known, i))
+    return false;
+  *crc = j->chunks[c].live->crc[i];
+  return true;
+}
+
 static int
 read_file (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
            void *buf, struct journal_damage *damage)
