@@ -18,18 +18,20 @@
 #define STAGING (UINT64_C (8) << 20)    /* for a few records */
 #define MIN_CACHE (UINT64_C (16) << 20)
 #define MAX_CACHE (sizeof (size_t) == 8 ? UINT64_C (4) << 30 : UINT64_C (512) << 20)
+#define LEAST_CACHE (UINT64_C (2) << 20)
+#define THREADS 2u              /* one waits for the disk while another computes */
 
-/* How much of the journal to keep in RAM: all that is needed, within reason. */
+/* How much of the journal to keep in RAM: all that is needed, within reason (mcbuf-recover(1) says how much). */
 static uint64_t
 cache_size (const struct recovery *rec)
 {
-  uint64_t need = MIN_CACHE, have;
-  long pages = sysconf (_SC_AVPHYS_PAGES), page = sysconf (_SC_PAGESIZE);
+  uint64_t need = MIN_CACHE, have = host_memory_available () / 4;
 
   /* A commit's blocks can be spread thin over chunks that it shares with others. */
   for (size_t i = 0; i < rec->nparts; i++)
     need += rec->parts[i].blocks * JOURNAL_BLOCK + 2 * JOURNAL_CHUNK;
-  have = pages > 0 && page > 0 ? (uint64_t) pages * page / 2 : MIN_CACHE;
+  if (rec->params->cache)
+    return MAX (MIN (need, rec->params->cache), LEAST_CACHE);
   return MAX (MIN (MIN (need, have), MAX_CACHE), MIN_CACHE);
 }
 
@@ -309,10 +311,14 @@ run (struct recovery *rec, struct recover_result *result)
   struct mcerror ignored;
 
   if (recover_aim (rec) == -1 || recover_open_images (rec) == -1 ||
-      recover_plan (rec) == -1 || recover_check_data (rec) == -1 ||
-      note_paths (rec) == -1)
+      recover_plan (rec) == -1)
     return -1;
   rec->cache = cache_size (rec);
+  /* A simulated disk counts operations: there they have to come in one order. */
+  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK,
+                         rec->params->fs == &io_posix ? THREADS : 1);
+  if (recover_check_data (rec) == -1 || note_paths (rec) == -1)
+    return -1;
   /* Shared, to find (and in the end remove) what a server that died left; without
    * room for that, private memory does.
    */
@@ -321,7 +327,6 @@ run (struct recovery *rec, struct recover_result *result)
     return -1;
   rec->whole = took == JOURNAL_TOOK_SHARED || took == JOURNAL_TOOK_SAVED ||
     (took == JOURNAL_TOOK_NOTHING && rec->state.clean);
-  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK);
   if (rec->state.state != JOURNAL_PROMOTED) {
     if (promote (rec) == -1)
       return -1;
