@@ -19,7 +19,7 @@
 #define MIN_CACHE (UINT64_C (16) << 20)
 #define MAX_CACHE (sizeof (size_t) == 8 ? UINT64_C (4) << 30 : UINT64_C (512) << 20)
 #define LEAST_CACHE (UINT64_C (2) << 20)
-#define THREADS 2u              /* one waits for the disk while another computes */
+#define THREADS 4u              /* some wait for the disk while one computes */
 
 /* How much of the journal to keep in RAM: all that is needed, within reason (mcbuf-recover(1) says how much). */
 static uint64_t
@@ -216,7 +216,8 @@ write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
 {
   struct drain d = { .fs = rec->params->fs, .journal = rec->j,
                      .disks = rec->disks, .ndisks = rec->ndisks,
-                     .sums = rec->sums, .verified = true, .progress = tell_drain, .opaque = rec };
+                     .sums = rec->sums, .verified = true,
+                     .hurry = rec->params->fs == &io_posix, .progress = tell_drain, .opaque = rec };
   uint64_t begin = from == 0 ? rec->state.watermark.id : rec->parts[from - 1].epoch;
   uint64_t newest = 0;
   struct change c = { .rec = rec, .watermark = rec->chosen };
