@@ -23,6 +23,11 @@ extern int host_random (void *buf, unsigned len);
 extern void host_id_text (const uint8_t id[HOST_ID_LEN],
                           char text[HOST_ID_STRLEN + 1]);
 
+/* Bytes of memory that are free or could be freed, as far as this process may have them (control groups, RLIMIT_AS);
+ * 0: that cannot be told.
+ */
+extern uint64_t host_memory_available (void);
+
 /* Wall clock in nanoseconds since 1970, and a clock that never steps. */
 extern uint64_t host_time_ns (void);
 extern uint64_t host_monotonic_ns (void);

@@ -44,6 +44,15 @@ posix_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
   return 0;
 }
 
+static int
+posix_reopen (struct io_file *file, int flags, struct io_file **again)
+{
+  char path[64];
+
+  snprintf (path, sizeof path, "/proc/self/fd/%d", fd_of (file));
+  return posix_open (file->fs, path, flags, 0, again);
+}
+
 static void
 posix_close (struct io_file *file)
 {
@@ -213,6 +222,7 @@ posix_sync_dir (const struct io_fs *fs, const char *path)
 
 static const struct io_ops posix_ops = {
   .open = posix_open,
+  .reopen = posix_reopen,
   .close = posix_close,
   .pread = posix_pread,
   .pwritev = posix_pwritev,

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <limits.h>
 
 #include "common/bytes.h"
@@ -13,6 +14,16 @@ io_open (const struct io_fs *fs, const char *path, int flags, mode_t mode,
          struct io_file **file)
 {
   return fs->ops->open (fs, path, flags, mode, file);
+}
+
+int
+io_reopen (struct io_file *file, int flags, struct io_file **again)
+{
+  if (file->fs->ops->reopen == NULL) {
+    errno = ENOTSUP;
+    return -1;
+  }
+  return file->fs->ops->reopen (file, flags, again);
 }
 
 void

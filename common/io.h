@@ -42,6 +42,8 @@ struct io_ops {
   /* FLAGS are open(2)'s; O_CLOEXEC is added. */
   int (*open) (const struct io_fs *fs, const char *path, int flags,
                mode_t mode, struct io_file **file);
+  /* The same file again, whatever its name is now.  NULL: ENOTSUP. */
+  int (*reopen) (struct io_file *file, int flags, struct io_file **again);
   void (*close) (struct io_file *file);
   ssize_t (*pread) (struct io_file *file, void *buf, size_t len, uint64_t off);
   ssize_t (*pwritev) (struct io_file *file, const struct iovec *iov, int n,
@@ -75,6 +77,7 @@ extern const struct io_fs io_posix;
 
 extern int io_open (const struct io_fs *fs, const char *path, int flags,
                     mode_t mode, struct io_file **file);
+extern int io_reopen (struct io_file *file, int flags, struct io_file **again);
 extern void io_close (struct io_file *file);    /* NULL is allowed */
 
 /* Read or write all of it.  A read that meets the end of the file before LEN

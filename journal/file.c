@@ -71,7 +71,7 @@ file_read (struct journal *j, void *buf, size_t len, uint64_t off)
 
   /* What the device cannot give is not what a power loss leaves behind. */
   if (r == -1 && errno != ENODATA)
-    j->unreadable = true;
+    __atomic_store_n (&j->unreadable, true, __ATOMIC_RELAXED);
   return r;
 }
 

@@ -52,6 +52,7 @@ struct chunk {
   uint32_t next;                /* in the free list */
   uint64_t min_epoch, max_epoch;        /* published in it; 0: none */
   struct live *live;            /* data chunks */
+  struct loaded *loaded;        /* it was read for journal_pin; NULL: it was not, or that is over */
 };
 
 /* How many free chunks an allocation must leave. */
@@ -259,6 +260,7 @@ struct journal {
   struct loaded *loaded;
   unsigned nloaded;
   size_t load_room;             /* 0: the default */
+  unsigned load_threads;
   uint64_t load_clock;
 
   /* threads */
@@ -438,6 +440,12 @@ extern bool acked_is_lost (struct journal *j);
 extern void acked_distrust (struct journal *j);
 extern void *acked_thread_main (void *arg);
 
+/* --- preload.c --- */
+
+/* Load what commits in (FROM, UPTO] need, the oldest first, as far as journal_set_load_room has given room. */
+extern void preload (struct journal *j, uint64_t from, uint64_t upto,
+                     journal_progress_fn progress, void *opaque, uint64_t total);
+
 /* --- verify.c --- */
 
 /* Checks data images against the file, a chunk at a time. */
@@ -451,6 +459,7 @@ struct checker {
   journal_progress_fn progress;
   void *opaque;
   uint64_t done, total;
+  uint64_t told;                /* as done before it began */
 };
 extern int checker_item (void *checker, const struct table_item *item);
 extern int checker_init (struct checker *c, struct journal *j);
@@ -475,6 +484,8 @@ extern uint64_t newest_committed (struct journal *j);
 extern uint64_t newest_settled (struct journal *j);
 extern bool loaded_pinned_locked (struct journal *j, uint32_t c);
 extern void loaded_drop_locked (struct journal *j, uint32_t c);
+/* Are the images of ITEM, as its crcs say, in a chunk that was loaded? */
+extern bool loaded_has (struct journal *j, const struct table_item *item);
 
 extern void damage_set (struct journal_damage *damage, const char *file,
                         uint64_t offset, uint64_t checkpoint, const char *fmt,

@@ -462,10 +462,15 @@ extern const void *journal_pin (struct journal *j, uint32_t block, uint32_t *n,
                                 bool load, struct journal_damage *damage);
 extern void journal_unpin (struct journal *j, uint32_t block);
 /* How many chunks that are loaded so are kept at a time: by default a small part of the
- * staging memory.  Set it before anything is loaded.
+ * staging memory.  When it was set, before anything was loaded, journal_verify keeps what it reads, in that many
+ * chunks, and may do so with THREADS threads.
  */
 extern size_t journal_load_room (const struct journal *j);
-extern void journal_set_load_room (struct journal *j, size_t chunks);
+extern void journal_set_load_room (struct journal *j, size_t chunks,
+                                   unsigned threads);
+
+/* The crc32c of block image BLOCK, which is in use: of what was written to it, not of what can be read there. */
+extern bool journal_block_crc (struct journal *j, uint32_t block, uint32_t *crc);
 
 /* Are the images at BLOCK[0..N), in ascending order, in the file as they were written?  As
  * journal_read, for many at a time.

@@ -44,6 +44,19 @@ crcs_get (struct journal *j, uint32_t block, uint32_t n, uint32_t *crc,
       bits_set (known, m, 1);
 }
 
+bool
+journal_block_crc (struct journal *j, uint32_t block, uint32_t *crc)
+{
+  uint32_t c = chunk_of (block), i = block % JOURNAL_CHUNK_BLOCKS;
+  SCOPED_LOCK (&j->lock);
+
+  if (c >= j->nchunks || j->chunks[c].kind != CHUNK_DATA ||
+      !bits_test (&j->chunks[c].live->known, i))
+    return false;
+  *crc = j->chunks[c].live->crc[i];
+  return true;
+}
+
 static int
 read_file (struct journal *j, uint32_t block, uint32_t offset, uint32_t len,
            void *buf, struct journal_damage *damage)
@@ -141,9 +154,10 @@ journal_verify_blocks (struct journal *j, const uint32_t *block, size_t n,
 /* --- Pins --- */
 
 void
-journal_set_load_room (struct journal *j, size_t chunks)
+journal_set_load_room (struct journal *j, size_t chunks, unsigned threads)
 {
   j->load_room = chunks;
+  j->load_threads = threads;
 }
 
 size_t
@@ -156,10 +170,7 @@ journal_load_room (const struct journal *j)
 static struct loaded *
 loaded_find_locked (struct journal *j, uint32_t c)
 {
-  for (struct loaded *l = j->loaded; l; l = l->next)
-    if (l->chunk == c)
-      return l;
-  return NULL;
+  return j->chunks[c].loaded;
 }
 
 /* A loaded_chunk of one's own for C, busy. */
@@ -184,7 +195,10 @@ loaded_new_locked (struct journal *j, uint32_t c)
     j->loaded = oldest;
     j->nloaded++;
   }
+  if (oldest->chunk != 0)
+    j->chunks[oldest->chunk].loaded = NULL;
   oldest->chunk = c;
+  j->chunks[c].loaded = oldest;
   oldest->busy = true;
   oldest->pins = 1;
   return oldest;
@@ -316,6 +330,24 @@ loaded_drop_locked (struct journal *j, uint32_t c)
 {
   struct loaded *l = loaded_find_locked (j, c);
 
-  if (l)
+  if (l) {
     l->chunk = 0;
+    j->chunks[c].loaded = NULL;
+  }
+}
+
+bool
+loaded_has (struct journal *j, const struct table_item *item)
+{
+  uint32_t c = chunk_of (item->ext.block), first = item->ext.block % JOURNAL_CHUNK_BLOCKS;
+  SCOPED_LOCK (&j->lock);
+  const struct loaded *l = loaded_find_locked (j, c);
+
+  if (l == NULL || l->busy || j->chunks[c].kind != CHUNK_DATA)
+    return false;
+  for (uint32_t i = 0; i < item->nblocks; i++)
+    if (bits_test (&l->bad, first + i) ||
+        j->chunks[c].live->crc[first + i] != table_item_crc (item, i))
+      return false;
+  return true;
 }

@@ -51,6 +51,8 @@ checker_item (void *checker, const struct table_item *item)
 
   if (item->nblocks == 0)
     return 0;
+  if (loaded_has (c->j, item))
+    goto good;
   if (checker_load (c, item->ext.block, item->nblocks) == -1) {
     damage_set (c->damage, "journal", block_offset (item->ext.block),
                 c->checkpoint, "data cannot be read: %m");
@@ -72,8 +74,10 @@ checker_item (void *checker, const struct table_item *item)
       return -1;
     }
   }
+
+ good:
   c->done += (uint64_t) item->nblocks * JOURNAL_BLOCK;
-  if (c->progress)
+  if (c->progress && c->done > c->told)
     c->progress (c->opaque, MIN (c->done, c->total), c->total);
   return 0;
 }
@@ -124,6 +128,8 @@ journal_verify (struct journal *j, uint64_t from, uint64_t upto,
   check.opaque = opaque;
   for (size_t i = 0; i < n; i++)
     check.total += list[i].bytes;
+  preload (j, from, upto, progress, opaque, check.total);
+  check.told = MIN (j->load_room * (uint64_t) JOURNAL_CHUNK, check.total);
   for (size_t i = 0; i < n && r == 0; i++) {
     check.checkpoint = list[i].epoch;
     r = table_walk_record (j, list[i].seq, list[i].nparts, list[i].epoch,

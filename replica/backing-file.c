@@ -48,6 +48,10 @@ struct image {
   /* Set once, by whoever finds out: a stale value costs one failed call. */
   _Atomic bool no_punch, no_zero_range;
   void *zeroes;
+  /* The same file once more, past the page cache; NULL: not asked for, or not to be had. */
+  struct io_file *direct;
+  bool asked_direct;
+  _Atomic bool no_direct;
 };
 
 /* Once.  -1 with errno, EAGAIN when another process is in the way; then no lock is kept, so that two who
@@ -239,6 +243,7 @@ image_close (struct backing *b)
 {
   struct image *f = (struct image *) b;
 
+  io_close (f->direct);
   io_close (f->file);
   free (f->b.path);
   free (f->zeroes);
@@ -255,6 +260,37 @@ static int
 image_pwritev (struct backing *b, struct iovec *iov, int n, uint64_t off)
 {
   return io_pwritev (((struct image *) b)->file, iov, n, off);
+}
+
+static bool
+image_is_direct (struct backing *b)
+{
+  struct image *f = (struct image *) b;
+
+  if (!f->asked_direct) {
+    f->asked_direct = true;
+    if (io_reopen (f->file, O_RDWR | O_DIRECT, &f->direct) == -1)
+      f->direct = NULL;
+  }
+  return f->direct != NULL && !f->no_direct;
+}
+
+static int
+image_pwritev_direct (struct backing *b, struct iovec *iov, int n,
+                      uint64_t off)
+{
+  struct image *f = (struct image *) b;
+  struct iovec copy[64];
+
+  if (!f->no_direct && n <= (int) (sizeof copy / sizeof copy[0])) {
+    memcpy (copy, iov, n * sizeof *iov);
+    if (io_pwritev (f->direct, copy, n, off) == 0)
+      return 0;
+    if (errno != EINVAL)
+      return -1;
+    f->no_direct = true;        /* some file systems say so only now, or need another alignment */
+  }
+  return io_pwritev (f->file, iov, n, off);
 }
 
 /* Never to be had here, for any range. */
@@ -402,6 +438,8 @@ static const struct backing_ops image_ops = {
   .close = image_close,
   .pread = image_pread,
   .pwritev = image_pwritev,
+  .is_direct = image_is_direct,
+  .pwritev_direct = image_pwritev_direct,
   .zero = image_zero,
   .flush = image_flush,
   .cache = image_cache,

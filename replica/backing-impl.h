@@ -12,6 +12,8 @@ struct backing_ops {
   void (*fit) (struct backing *b, uint64_t size);       /* NULL: nothing to do */
   int (*pread) (struct backing *b, void *buf, size_t len, uint64_t off);
   int (*pwritev) (struct backing *b, struct iovec *iov, int n, uint64_t off);
+  bool (*is_direct) (struct backing *b);        /* NULL: no, and there is no pwritev_direct either */
+  int (*pwritev_direct) (struct backing *b, struct iovec *iov, int n, uint64_t off);
   int (*zero) (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
                bool fast);
   int (*flush) (struct backing *b);

@@ -96,6 +96,19 @@ backing_pwritev (struct backing *b, struct iovec *iov, int n, uint64_t off)
   return b->ops->pwritev (b, iov, n, off);
 }
 
+bool
+backing_is_direct (struct backing *b)
+{
+  return b->ops->is_direct && b->ops->is_direct (b);
+}
+
+int
+backing_pwritev_direct (struct backing *b, struct iovec *iov, int n,
+                        uint64_t off)
+{
+  return b->ops->pwritev_direct (b, iov, n, off);
+}
+
 int
 backing_zero (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
               bool fast)

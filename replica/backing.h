@@ -66,6 +66,12 @@ extern int backing_pread (struct backing *b, void *buf, size_t len,
 /* IOV is changed as a side effect. */
 extern int backing_pwritev (struct backing *b, struct iovec *iov, int n,
                             uint64_t off);
+/* Past the host's page cache, for whole blocks of 4096 bytes at memory so aligned; flush as ever.  Never beside writes that go
+ * through it.  backing_is_direct says whether there is such a thing.
+ */
+extern bool backing_is_direct (struct backing *b);
+extern int backing_pwritev_direct (struct backing *b, struct iovec *iov, int n,
+                                   uint64_t off);
 /* Make it read as zeroes: a hole with MAY_TRIM where that can be.  With FAST, ENOTSUP rather than
  * writing zeroes out.
  */

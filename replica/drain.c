@@ -197,6 +197,17 @@ split (struct drain *d, const struct map_run *runs, size_t n,
   return 0;
 }
 
+static int
+flush_touched (struct drain *d, const bool *touched)
+{
+  for (unsigned i = 0; i < d->ndisks; i++)
+    if (touched[i] && backing_flush (d->disks[i].backing) == -1) {
+      d->failed_path = backing_path (d->disks[i].backing);
+      return -1;
+    }
+  return 0;
+}
+
 int
 drain_map (struct drain *d, const struct map *map)
 {
@@ -208,6 +219,8 @@ drain_map (struct drain *d, const struct map *map)
   bool touched[JOURNAL_MAX_DISKS] = { false };
   size_t n, nparts;
   int result = 0;
+  struct direct *direct = NULL;
+  bool buffered = false;
 
   d->failed_path = NULL;
   if (map_sorted (map, &runs, &n) == -1)
@@ -225,10 +238,21 @@ drain_map (struct drain *d, const struct map *map)
     return -1;
   b->d = d;
   b->bounce = bounce;
+  if (d->hurry)
+    direct = direct_new (d);
   for (size_t p = 0; p < nparts && result == 0; p++) {
+    size_t left;
+
     b->load = p > 0;
-    for (size_t i = starts[p]; i < starts[p + 1] && result == 0; i++) {
+    if (buffered && direct)
+      result = flush_touched (d, touched);      /* see direct.c */
+    if (result == 0)
+      result = direct_part (direct, parted + starts[p], starts[p + 1] - starts[p], b->load,
+                            touched, &left);
+    for (size_t i = starts[p]; result == 0 && i < starts[p] + left; i++) {
       const struct map_run *run = &parted[i];
+
+      buffered = true;
 
       if (d->disks[run->disk].backing == NULL) {
         /* Recovery opens no image of a disk that joined later: no commit before that names it. */
@@ -250,11 +274,9 @@ drain_map (struct drain *d, const struct map *map)
       result = batch_write (b);
   }
   batch_reset (b);
-  for (unsigned i = 0; i < d->ndisks && result == 0; i++)
-    if (touched[i] && backing_flush (d->disks[i].backing) == -1) {
-      d->failed_path = backing_path (d->disks[i].backing);
-      result = -1;
-    }
+  direct_free (direct);
+  if (result == 0)
+    result = flush_touched (d, touched);
   if (result == 0) {
     samples_update (d->journal, d->disks, d->ndisks, runs, n);
     sums_note (d->sums, d->disks, d->ndisks, runs, n, d->upto, d->progress, d->opaque);

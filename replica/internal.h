@@ -522,6 +522,7 @@ struct drain {
   struct sums *sums;            /* of the images; may be NULL */
   uint64_t upto;                /* the checkpoint that is aimed at */
   bool verified;                /* all of it was, so drain_prepare need not */
+  bool hurry;                   /* nobody else needs the disk: give it as much at a time as it takes */
   /* Called now and then with bytes written since the last call; -1 stops with ECANCELED. May be NULL. */
   int (*progress) (void *opaque, uint64_t bytes);
   void *opaque;
@@ -529,6 +530,16 @@ struct drain {
   const char *failed_path;      /* out: the image, or NULL for the journal */
   struct journal_damage damage; /* out: with EBADMSG */
 };
+/* direct.c: for a drain that is in a hurry.  NULL: there is none to be had; then it does nothing. */
+struct direct;
+extern struct direct *direct_new (struct drain *d);
+extern void direct_free (struct direct *w);
+/* Write those of RUNS, in disk order, that can be so.  The others are RUNS[0..*LEFT) then.  TOUCHED (by
+ * disk): there was one.  Nothing is under way when it returns.
+ */
+extern int direct_part (struct direct *w, struct map_run *runs, size_t n,
+                        bool load, bool *touched, size_t *left);
+
 /* Bring MAP's content into the backing images and sync them. */
 extern int drain_map (struct drain *d, const struct map *map);
 /* Before the first of it: does all of it verify that is in the journal's file only?  And the samples

@@ -18,18 +18,20 @@
 #define STAGING (UINT64_C (8) << 20)    /* for a few records */
 #define MIN_CACHE (UINT64_C (16) << 20)
 #define MAX_CACHE (sizeof (size_t) == 8 ? UINT64_C (4) << 30 : UINT64_C (512) << 20)
+#define LEAST_CACHE (UINT64_C (2) << 20)
+#define THREADS 4u              /* some wait for the disk while one computes */
 
-/* How much of the journal to keep in RAM: all that is needed, within reason. */
+/* How much of the journal to keep in RAM: all that is needed, within reason (mcbuf-recover(1) says how much). */
 static uint64_t
 cache_size (const struct recovery *rec)
 {
-  uint64_t need = MIN_CACHE, have;
-  long pages = sysconf (_SC_AVPHYS_PAGES), page = sysconf (_SC_PAGESIZE);
+  uint64_t need = MIN_CACHE, have = host_memory_available () / 4;
 
   /* A commit's blocks can be spread thin over chunks that it shares with others. */
   for (size_t i = 0; i < rec->nparts; i++)
     need += rec->parts[i].blocks * JOURNAL_BLOCK + 2 * JOURNAL_CHUNK;
-  have = pages > 0 && page > 0 ? (uint64_t) pages * page / 2 : MIN_CACHE;
+  if (rec->params->cache)
+    return MAX (MIN (need, rec->params->cache), LEAST_CACHE);
   return MAX (MIN (MIN (need, have), MAX_CACHE), MIN_CACHE);
 }
 
@@ -214,7 +216,8 @@ write_window (struct recovery *rec, size_t from, size_t to, uint64_t *written)
 {
   struct drain d = { .fs = rec->params->fs, .journal = rec->j,
                      .disks = rec->disks, .ndisks = rec->ndisks,
-                     .sums = rec->sums, .verified = true, .progress = tell_drain, .opaque = rec };
+                     .sums = rec->sums, .verified = true,
+                     .hurry = rec->params->fs == &io_posix, .progress = tell_drain, .opaque = rec };
   uint64_t begin = from == 0 ? rec->state.watermark.id : rec->parts[from - 1].epoch;
   uint64_t newest = 0;
   struct change c = { .rec = rec, .watermark = rec->chosen };
@@ -309,10 +312,14 @@ run (struct recovery *rec, struct recover_result *result)
   struct mcerror ignored;
 
   if (recover_aim (rec) == -1 || recover_open_images (rec) == -1 ||
-      recover_plan (rec) == -1 || recover_check_data (rec) == -1 ||
-      note_paths (rec) == -1)
+      recover_plan (rec) == -1)
     return -1;
   rec->cache = cache_size (rec);
+  /* A simulated disk counts operations: there they have to come in one order. */
+  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK,
+                         rec->params->fs == &io_posix ? THREADS : 1);
+  if (recover_check_data (rec) == -1 || note_paths (rec) == -1)
+    return -1;
   /* Shared, to find (and in the end remove) what a server that died left; without
    * room for that, private memory does.
    */
@@ -321,7 +328,6 @@ run (struct recovery *rec, struct recover_result *result)
     return -1;
   rec->whole = took == JOURNAL_TOOK_SHARED || took == JOURNAL_TOOK_SAVED ||
     (took == JOURNAL_TOOK_NOTHING && rec->state.clean);
-  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK);
   if (rec->state.state != JOURNAL_PROMOTED) {
     if (promote (rec) == -1)
       return -1;

@@ -22,6 +22,7 @@ struct recover_params {
   unsigned ndisks;
   recover_progress_fn progress;         /* may be NULL; called at most some times a second */
   void *opaque;
+  uint64_t cache;                       /* bytes of journal to keep in RAM at most; 0: what is sensible */
 };
 
 struct recover_result {

@@ -18,6 +18,7 @@
 #define BLOCK 4096u
 #define SECTORS (BLOCK / JOURNAL_SECTOR)
 #define READ_BLOCKS 256u        /* of an image, at once */
+#define PROGRESS_RUNS 4096u     /* noted without a word */
 #define LONG_BLOCKS 16384u      /* zeroes over more than this are rather forgotten */
 #define SOME_BLOCKS 65536u      /* looked at where not all are */
 
@@ -55,12 +56,17 @@ page_crc (const void *p)
 }
 
 static uint16_t
-sum_of (const void *p, size_t len)
+fold (uint32_t crc)
 {
-  uint32_t crc = crc32c (p, len, 0);
   uint16_t sum = crc ^ crc >> 16;
 
   return sum ? sum : 1;
+}
+
+static uint16_t
+sum_of (const void *p, size_t len)
+{
+  return fold (crc32c (p, len, 0));
 }
 
 static uint32_t
@@ -304,6 +310,30 @@ take_zeroes (struct sums *s, struct disk *disk, unsigned number,
 }
 
 static bool
+is_whole (const struct disk *disk, const struct map_run *run)
+{
+  return !run->zero && run->nsectors == SECTORS && run->sector % SECTORS == 0 &&
+    (run->sector + SECTORS) * JOURNAL_SECTOR <= disk->size;
+}
+
+/* A block that was written as a whole: its sum follows from the crc that the journal has of its image, which what was
+ * written had.  (The page cache would tell the same, or what somebody else has just written there.)
+ */
+static bool
+take_whole (struct sums *s, const struct disk *disk, const struct map_run *run)
+{
+  uint32_t crc;
+  le16 *sum;
+
+  if (!is_whole (disk, run) || !journal_block_crc (s->journal, run->loc, &crc))
+    return false;
+  sum = find (s, run->disk, run->sector / SECTORS, true);
+  if (sum)
+    *sum = put16 (fold (crc));
+  return true;
+}
+
+static bool
 is_known (const struct disk *disk)
 {
   return disk->backing && !disk->lost && backing_outlives (disk->backing);
@@ -368,7 +398,9 @@ sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
     uint64_t end = run->sector + run->nsectors;
     uint64_t from = run->sector / SECTORS, to = DIV_UP (end, (uint64_t) SECTORS);
 
-    if (!is_known (&disks[run->disk]))
+    if (i % PROGRESS_RUNS == PROGRESS_RUNS - 1 && progress && !s->hurry && progress (opaque, 1) == -1)
+      s->hurry = true;
+    if (!is_known (&disks[run->disk]) || take_whole (s, &disks[run->disk], run))
       continue;
     to = MIN (to, s->blocks[run->disk]);
     if (run->zero && to - from > 2) {
@@ -381,7 +413,7 @@ sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
     }
     /* Neighbours in one go. */
     while (i + 1 < n && runs[i + 1].disk == run->disk && !runs[i + 1].zero &&
-           runs[i + 1].sector / SECTORS <= to) {
+           runs[i + 1].sector / SECTORS <= to && !is_whole (&disks[run->disk], &runs[i + 1])) {
       end = runs[i + 1].sector + runs[i + 1].nsectors;
       to = MIN (DIV_UP (end, (uint64_t) SECTORS), s->blocks[run->disk]);
       i++;

@@ -4,7 +4,8 @@
  * is; the samples that the journal itself has (samples.h) are for what is never noted here: first
  * copies, and images behind NBD.
  *
- * They are read back from the page cache after each write-out and synced before the record of its end; each page
+ * After each write-out they are noted, and synced before the record of its end: of a block that was written as a
+ * whole what was to be written, by the crc of its image in the journal; others are read back.  Each page
  * of the file has a checksum, and what is not there, or torn, is not known.  So an error costs
  * knowledge, never the replica.  In the range of a write-out that is under way anything may be in the images:
  * it is replayed.
