@@ -14,6 +14,8 @@
 #include "replica/internal.h"
 
 #define IDLE_MS 500
+#define CATALOG_MS 100          /* from one writing of the catalog to the next: many commits in one */
+#define TOGETHER 64             /* checkpoints in one transaction */
 #define KEEP 256                /* events that wait for a catalog that cannot be written */
 
 struct house_event {
@@ -28,11 +30,14 @@ struct house_event {
 static void
 append_locked (struct replica *r, struct house_event *e)
 {
+  bool first = r->events == NULL;
+
   e->next = NULL;
   e->generation = r->generation;
   *r->events_end = e;
   r->events_end = &e->next;
-  pthread_cond_signal (&r->chores);
+  if (first)
+    pthread_cond_signal (&r->chores);
 }
 
 void
@@ -152,20 +157,38 @@ window_moved (struct replica *r)
   return oldest != r->house.oldest || last != r->house.last || newest != r->house.newest;
 }
 
+/* The checkpoints that LIST begins with, into CP; how many of one generation. */
+static unsigned
+leading_checkpoints (const struct house_event *list,
+                     struct journal_checkpoint cp[TOGETHER])
+{
+  unsigned n = 0;
+
+  for (const struct house_event *e = list;
+       e && e->is_checkpoint && e->generation == list->generation && n < TOGETHER; e = e->next)
+    cp[n++] = e->checkpoint;
+  return n;
+}
+
 /* Write and free events from *LIST on, up to one that cannot be written. */
 static int
 write_events (struct replica *r, struct house_event **list)
 {
   struct catalog *c = r->house.catalog;
+  struct journal_checkpoint cp[TOGETHER];
   struct house_event *e;
 
   while ((e = *list) != NULL) {
-    if ((e->is_checkpoint ?
-         catalog_checkpoints (c, e->generation, &e->checkpoint, 1) :
+    unsigned n = leading_checkpoints (e, cp), done = MAX (n, 1u);
+
+    if ((n > 0 ? catalog_checkpoints (c, e->generation, cp, n) :
          catalog_event (c, e->time, e->generation, e->kind, e->text)) == -1)
       return -1;
-    *list = e->next;
-    free (e);
+    while (done-- > 0) {
+      e = *list;
+      *list = e->next;
+      free (e);
+    }
   }
   return 0;
 }
@@ -253,9 +276,9 @@ seals_locked (struct replica *r)
           r->state == JOURNAL_RESYNCING) && !r->clean && !r->stopping;
 }
 
-/* What there is to do now.  True: the server stops, this was the last time. */
+/* What there is to do now, with the CATALOG or without.  True: the server stops, this was the last time. */
 static bool
-round_of_chores (struct replica *r)
+round_of_chores (struct replica *r, bool catalog)
 {
   struct house_event *list;
   struct divergence *where;
@@ -265,14 +288,15 @@ round_of_chores (struct replica *r)
   {
     SCOPED_LOCK (&r->lock);
 
-    list = take_events_locked (r);
+    last = r->stopping;
+    catalog = catalog || last;
+    list = catalog ? take_events_locked (r) : NULL;
     discarded = r->discarded;
     where = r->discarded_for;
     r->discarded = NULL;
     if (r->missed)
       r->house.behind = true;
     r->missed = false;
-    last = r->stopping;
     seals = seals_locked (r);
   }
   if (discarded)
@@ -281,8 +305,10 @@ round_of_chores (struct replica *r)
   if (failed && !r->house.unprepared)
     replica_log (r, REPLICA_LOG_ERROR, "cannot prepare for the next seal: %m");
   r->house.unprepared = failed;
-  if (list || r->house.behind || window_moved (r))
+  if (catalog && (list || r->house.behind || window_moved (r))) {
     keep_catalog (r, list);
+    r->house.due = host_monotonic_ns () + CATALOG_MS * UINT64_C (1000000);
+  }
   return last;
 }
 
@@ -290,23 +316,25 @@ static void
 wait_chores (struct replica *r)
 {
   SCOPED_LOCK (&r->lock);
+  uint64_t now = host_monotonic_ns (), until = now + IDLE_MS * UINT64_C (1000000);
+  struct timespec ts;
 
-  if ((r->events == NULL || r->house.behind) && !r->stopping &&
-      r->discarded == NULL &&
-      !(seals_locked (r) && !r->house.unprepared &&
-        speculation_spares_wanted (r->spec) > 0)) {
-    uint64_t ns = host_monotonic_ns () + IDLE_MS * UINT64_C (1000000);
-    struct timespec ts = { .tv_sec = ns / 1000000000,
-                           .tv_nsec = ns % 1000000000 };
-
-    (void) pthread_cond_timedwait (&r->chores, &r->lock, &ts);
-  }
+  if (r->stopping || r->discarded ||
+      (seals_locked (r) && !r->house.unprepared &&
+       speculation_spares_wanted (r->spec) > 0))
+    return;
+  if (r->events && !r->house.behind)
+    until = r->house.due;
+  if (until <= now)
+    return;
+  ts = (struct timespec) { .tv_sec = until / 1000000000, .tv_nsec = until % 1000000000 };
+  (void) pthread_cond_timedwait (&r->chores, &r->lock, &ts);
 }
 
 void
 house_step (struct replica *r)
 {
-  (void) round_of_chores (r);
+  (void) round_of_chores (r, true);
 }
 
 void *
@@ -314,7 +342,7 @@ house_main (void *replica)
 {
   struct replica *r = replica;
 
-  while (!round_of_chores (r))
+  while (!round_of_chores (r, host_monotonic_ns () >= r->house.due))
     wait_chores (r);
   return NULL;
 }

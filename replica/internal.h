@@ -57,6 +57,7 @@ struct house {
   uint64_t oldest, last;        /* that it shows as recoverable … */
   uint64_t newest;              /* … and at all */
   bool complained, unprepared;  /* said so */
+  uint64_t due;                 /* monotonic: not before that is it written again */
 };
 
 struct disk {
