@@ -42,7 +42,7 @@ class Mcbuf(Peer):
     checkpoint = "commit"
 
     def __init__(self, bench, size, disks=1, journal_size=1024 * MiB, buffer=256 * MiB,
-                 sparse=False, params=()):
+                 sparse=False, baseline=True, params=()):
         super().__init__(bench, size, disks)
         self.dir = bench.unique("mcbuf")
         self.journal = os.path.join(self.dir, "j")
@@ -51,7 +51,7 @@ class Mcbuf(Peer):
         self.images = {n: os.path.join(self.dir, "disk%s.img" % n) for n in names}
         self.params = ["disk=%s%s" % (n + ":" if n else "", p) for n, p in self.images.items()]
         self.params += ["journal=" + self.journal, "journal-size=%d" % journal_size,
-                        "buffer=%d" % buffer, "baseline=trusted", *params]
+                        "buffer=%d" % buffer, *(["baseline=trusted"] if baseline else []), *params]
         self.journal_size, self.buffer = journal_size, buffer
         self.process = self.sock = self._control = self.replica = None
 

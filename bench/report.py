@@ -16,7 +16,7 @@ WRITE_COLUMNS = (
 READ_COLUMNS = WRITE_COLUMNS[:5] + (("CPU µs/request", "cpu_us", 0),)
 FIO_COLUMNS = WRITE_COLUMNS[:5]
 
-MEASURES = ("bare", "process", "write-out", "recovery", "ram")
+MEASURES = ("bare", "process", "write-out", "recovery", "first-copy", "resync", "ram")
 
 
 def number(value, power=0):

@@ -90,6 +90,15 @@ def recovery_note(rows):
                                           figure(rows, "recovery", "mcbuf", "bare_mb_s"))
 
 
+def copy_note(name, *more):
+    """MORE: [(words, figure)]."""
+    def note(rows):
+        said = ["mcbuf %.0f MB/s, file %.0f MB/s" % (figure(rows, name, "mcbuf", "mb_s"),
+                                                     figure(rows, name, "mcbuf", "file_mb_s"))]
+        return "; ".join(said + [words % figure(rows, name, "mcbuf", key) for words, key in more])
+    return note
+
+
 def ram_note(rows):
     return "speculation %.1f B, backlog %.1f B" % tuple(
         figure(rows, "ram", "mcbuf", k + "_bytes_per_block") for k in ("speculation", "backlog"))
@@ -130,6 +139,11 @@ TARGETS = [
            of("promote-1024M", "total_us", 1e-3), promote_note),
     Target("recovery (offline replay), by a sorted, coalesced pwritev of the same extents", 0.8,
            False, " ×", of("recovery", "ratio"), recovery_note),
+    Target("first copy, half of it holes, by `nbdkit file`", 0.95, False, " ×", of("first-copy", "ratio"),
+           copy_note("first-copy", ("space in the image %.2f ×", "allocated_ratio"))),
+    Target("resync of an unchanged disk by a plain copy to `nbdkit file`", 0.5, False, " ×",
+           of("resync", "ratio"),
+           copy_note("resync", ("the journal grew by %.0f MiB", "journal_grew_mib"))),
     Target("RAM beside the ring for a buffered 4 KiB block", 64, True, " B",
            of("ram", "most_bytes_per_block"), ram_note),
     Target("4 KiB reads of untouched ranges by `nbdkit file`", 0.95, False, " ×",

@@ -267,6 +267,8 @@ static const struct {
 static int
 mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
+  const bool promoted = replica_is_promoted (replica);
+
   (void) readonly;
   (void) is_tls;
   for (unsigned i = 0; i < replica_ndisks (replica); i++) {
@@ -277,7 +279,9 @@ mcbuf_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
       return -1;
     for (size_t k = 0; k < sizeof others / sizeof others[0]; k++)
       if (replica_can_open (replica, i, others[k].view) &&
-          add_export (exports, name, others[k].suffix, others[k].description) == -1)
+          add_export (exports, name, others[k].suffix,
+                      promoted && others[k].view == REPLICA_SCRATCH ?
+                      "another name of the disk, which was a scratch" : others[k].description) == -1)
         return -1;
     if (replica_can_open (replica, i, REPLICA_CHECKPOINT) &&
         replica_each_checkpoint (replica, i, LISTED_MAX / replica_ndisks (replica),

@@ -199,8 +199,11 @@ replica_can_open (struct replica *r, unsigned disk, enum replica_view view)
   case REPLICA_PROMOTED:
   case REPLICA_DIVERGENCE:
     return r->state == JOURNAL_PROMOTED && !disk_is_fresh_locked (r, disk);
-  case REPLICA_CHECKPOINT:
   case REPLICA_SCRATCH:
+    if (r->state == JOURNAL_PROMOTED && r->scratch_is_disk)
+      return !disk_is_fresh_locked (r, disk);   /* it is the disk's other name */
+    break;
+  case REPLICA_CHECKPOINT:
     break;
   }
   return view_check_state_locked (r, &checkpoint) == 0 && !disk_is_fresh_locked (r, disk);

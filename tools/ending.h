@@ -12,7 +12,8 @@
 struct ending {
   const char *dir;              /* the caller's */
   int lock;                     /* DIR/lock; -1: nothing to wait for */
-  int process;                  /* a pidfd of who wrote its id there; -1: not to be had */
+  long signed_by;               /* its id there */
+  int process;                  /* a pidfd of who wrote its id there; -1: not to be had, or not to be seen from here */
 };
 
 /* Before the server of the journal directory DIR is asked to end: see who it is. */

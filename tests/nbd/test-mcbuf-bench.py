@@ -138,12 +138,16 @@ def test_tiny_run(test):
             check(of["file"]["iops"] > 0, name, of)
     for name, key in (("bare", "sync_us.p50"), ("process", "commit_us.p50"),
                       ("write-out", "mb_s"), ("recovery", "ratio"), ("promote-1M", "total_us"),
+                      ("first-copy", "ratio"), ("first-copy", "allocated_ratio"), ("resync", "ratio"),
                       ("ram", "start_bytes")):
         figure, = (f[key] for f in run["summary"][name].values())
         check(figure > 0, name, key)
     rows = {r["workload"]: r for r in run["rows"] if r["peer"] == "mcbuf"}
     equal(rows["recovery"]["bytes"], rows["recovery"]["bare_bytes"], "recovered and replayed bytes")
     equal(rows["promote-1M"]["backlog_mib"] > 0, True, "a backlog was there")
+    equal(rows["resync"]["extents_taken"], 0, "what a resync of an unchanged disk takes")
+    check(rows["resync"]["journal_grew_mib"] <= 2, "the journal is not nearly empty:", rows["resync"])
+    check(rows["first-copy"]["allocated_ratio"] < 1.5, "holes do not stay holes:", rows["first-copy"])
     unmeasured = [t["what"] for t in run["targets"] if t["met"] is None]
     equal(unmeasured, ["the same by `nbdkit memory`",
                        "promote to first served read, 1 GiB of committed backlog"], "unmeasured")

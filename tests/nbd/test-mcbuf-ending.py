@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -72,6 +73,27 @@ def test_shutdown_under_run(test):
                        check=False, env=environment(), timeout=DEADLINE)
     check("code %d" % PARTIAL in p.stdout and "nbdkit --run" in p.stdout, p.stdout)
     equal(write_image(image), "", "a VM on the image after nbdkit --run")
+
+
+def test_shutdown_of_another_namespace(test):
+    """The server's process id is that of a PID namespace of its own: here it is somebody else's, who does not end."""
+    space = ["unshare", "-p", "-f", "--mount-proc"]
+    if subprocess.run(space + ["true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        print("no PID namespace to be had: not tried")
+        return
+    image = sparse_file(test.path("disk.img"), SIZE)
+    journal = image + ".mcbuf"
+    log = test.path("log")
+    process = test.spawn(space + WRAPPER + ["nbdkit", "-f", "-U", test.path("s"), PLUGIN, image, *PARAMS],
+                         output=log, ours=True)
+    poll("the server", lambda: os.path.exists(journal + "/control") or process.poll() is not None)
+    check(process.poll() is None, read_file(log).decode(errors="replace"))
+    equal(int(read_file(journal + "/lock").split()[0]), 1, "process id in its namespace")
+    began = time.monotonic()
+    tool("mcbuf-ctl", journal, "shutdown")
+    check(time.monotonic() - began < DEADLINE / 2, "it waited for somebody else")
+    equal(write_image(image), "", "a VM on the image after shutdown")
+    process.wait(DEADLINE)
 
 
 def commit_one(server, rng):

@@ -109,7 +109,7 @@ def test_memory_history(test):
     server = replica(test, "journal-size=384M", "buffer=8M", "baseline=trusted", "history=100", size=size,
                      nbdkit=["-t", "2"])
     rng = seeded("memory of history")
-    places = range(1, size // 4096)     # not what the view is asked for below
+    places = range(1, size // 4096)     # block 0 is what the view is known by
     h = server.connect()
     h.pwrite(b"x" * 4096, 0)
     server.commit()

@@ -11,7 +11,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
 import nbd
-from libmcbuf import DEADLINE, Test, check, connect_errno, equal, main, poll, skip
+from libmcbuf import (DEADLINE, MiB, Server, Test, check, connect_errno, done, equal, main, poll, skip,
+                      sparse_file)
 from libstates import Replica
 from state_table import STATES
 
@@ -76,4 +77,30 @@ def test_states(_):
             own.cleanup()
 
 
-main({"test_states": test_states})
+def test_promoted_scratch(test):
+    """The other name that "promote scratch" gives the disk is listed while it can be opened; a plain promote gives none."""
+    server = Server(test, sparse_file(test.path("disk.img"), MiB), "baseline=trusted", "journal-size=16M",
+                    "buffer=8M")
+    scratch = server.connect("@scratch")
+    scratch.pwrite(b"s" * 4096, 0)
+    done(server.ask("promote scratch"))
+    scratch.shutdown()
+    for _ in range(2):
+        names = set(listed(server))
+        check({"@scratch", "@promoted"} <= names and "@latest" not in names, "listed:", names)
+        for name in ("@scratch", "@promoted"):
+            h = server.connect(name)
+            equal(h.pread(4096, 0), b"s" * 4096, name)
+            h.shutdown()
+        server.kill()
+        server.start()
+    done(server.ask("resync overwrite"))
+    check("@scratch" not in listed(server), "listed in a first copy:", listed(server))
+    server.connect().pwrite(bytes(MiB), 0)
+    server.commit()
+    done(server.ask("promote"))
+    check("@scratch" not in listed(server), "listed after a plain promote:", listed(server))
+    check(connect_errno(server, "@scratch") != 0, "it opens after a plain promote")
+
+
+main({"test_states": test_states, "test_promoted_scratch": test_promoted_scratch})
