@@ -176,6 +176,7 @@ struct loaded {
   uint32_t chunk;
   unsigned pins;
   bool busy;                    /* being read */
+  bool raw;                     /* read, but not checked */
   uint64_t used;                /* for choosing the oldest */
   uint8_t *mem;
   struct bits bad;              /* images that do not verify, or cannot be read */
@@ -260,6 +261,7 @@ struct journal {
   struct loaded *loaded;
   unsigned nloaded;
   size_t load_room;             /* 0: the default */
+  bool opening;                 /* ... and what is read meanwhile is kept if there is room */
   unsigned load_threads;
   uint64_t load_clock;
 
@@ -446,6 +448,9 @@ extern void *acked_thread_main (void *arg);
 extern void preload (struct journal *j, uint64_t from, uint64_t upto,
                      journal_progress_fn progress, void *opaque, uint64_t total);
 
+/* While opening: the same for record SEQ, whose table is not claimed yet. */
+extern void preload_raw (struct journal *j, uint64_t seq, uint32_t nparts);
+
 /* --- verify.c --- */
 
 /* Checks data images against the file, a chunk at a time. */
@@ -454,6 +459,7 @@ struct checker {
   uint8_t *mem;                 /* a chunk */
   uint32_t chunk;
   unsigned from;                /* blocks from here on are loaded */
+  struct loaded *kept;          /* where CHUNK is instead of in MEM, or NULL */
   uint64_t checkpoint;
   struct journal_damage *damage;
   journal_progress_fn progress;
@@ -484,6 +490,10 @@ extern uint64_t newest_committed (struct journal *j);
 extern uint64_t newest_settled (struct journal *j);
 extern bool loaded_pinned_locked (struct journal *j, uint32_t c);
 extern void loaded_drop_locked (struct journal *j, uint32_t c);
+/* Opened: what was read of chunks that turned out to hold no data is void. */
+extern void loaded_settle (struct journal *j);
+/* While opening: chunk C as it is in the file, read now unless it was; NULL: no room, or it cannot be read. */
+extern struct loaded *loaded_read_raw (struct journal *j, uint32_t c);
 /* Are the images of ITEM, as its crcs say, in a chunk that was loaded? */
 extern bool loaded_has (struct journal *j, const struct table_item *item);
 

@@ -188,6 +188,12 @@ extern int journal_create (const struct io_fs *fs, const char *dir,
  */
 extern int journal_open (const struct io_fs *fs, const char *dir,
                          struct journal **journal, struct mcerror *err);
+/* The same for recovery: what has to be read already now, and what journal_verify reads, is kept, up to CHUNKS
+ * chunks (or what journal_set_load_room says later); up to THREADS of them are read at a time.
+ */
+extern int journal_open_keep (const struct io_fs *fs, const char *dir,
+                              size_t chunks, unsigned threads,
+                              struct journal **journal, struct mcerror *err);
 extern void journal_close (struct journal *j);  /* NULL is allowed; does not sync */
 
 /* Open to look only: the same, but nothing on disk is changed, not even a time stamp, and the
@@ -462,12 +468,10 @@ extern const void *journal_pin (struct journal *j, uint32_t block, uint32_t *n,
                                 bool load, struct journal_damage *damage);
 extern void journal_unpin (struct journal *j, uint32_t block);
 /* How many chunks that are loaded so are kept at a time: by default a small part of the
- * staging memory.  When it was set, before anything was loaded, journal_verify keeps what it reads, in that many
- * chunks, and may do so with THREADS threads.
+ * staging memory.  Set it before anything is loaded.
  */
 extern size_t journal_load_room (const struct journal *j);
-extern void journal_set_load_room (struct journal *j, size_t chunks,
-                                   unsigned threads);
+extern void journal_set_load_room (struct journal *j, size_t chunks);
 
 /* The crc32c of block image BLOCK, which is in use: of what was written to it, not of what can be read there. */
 extern bool journal_block_crc (struct journal *j, uint32_t block, uint32_t *crc);

@@ -231,8 +231,8 @@ no_journal (struct journal *j, struct mcerror *err)
 }
 
 static int
-open_journal (const struct io_fs *fs, const char *dir, bool look,
-              struct journal **journal, struct journal_damage *damage,
+open_journal (const struct io_fs *fs, const char *dir, bool look, size_t room,
+              unsigned threads, struct journal **journal, struct journal_damage *damage,
               struct mcerror *err)
 {
   struct journal *j = journal_new (fs, dir);
@@ -240,6 +240,9 @@ open_journal (const struct io_fs *fs, const char *dir, bool look,
   if (j == NULL)
     return mcerror_set (err, MCEXIT_USAGE, "cannot open %s/journal: %m", dir);
   j->look = look;
+  j->load_room = room;
+  j->load_threads = threads;
+  j->opening = room > 0;
   switch (journal_exists (fs, dir)) {
   case -1:
     mcerror_set (err, MCEXIT_USAGE, "cannot open %s/journal: %m", dir);
@@ -264,6 +267,8 @@ open_journal (const struct io_fs *fs, const char *dir, bool look,
     goto fail;
   }
   note_cut (j);
+  j->opening = false;
+  loaded_settle (j);
   *journal = j;
   return 0;
 
@@ -278,7 +283,15 @@ int
 journal_open (const struct io_fs *fs, const char *dir,
               struct journal **journal, struct mcerror *err)
 {
-  return open_journal (fs, dir, false, journal, NULL, err);
+  return open_journal (fs, dir, false, 0, 0, journal, NULL, err);
+}
+
+int
+journal_open_keep (const struct io_fs *fs, const char *dir, size_t chunks,
+                   unsigned threads, struct journal **journal,
+                   struct mcerror *err)
+{
+  return open_journal (fs, dir, false, chunks, threads, journal, NULL, err);
 }
 
 int
@@ -286,7 +299,7 @@ journal_look (const struct io_fs *fs, const char *dir,
               struct journal **journal, struct journal_damage *damage,
               struct mcerror *err)
 {
-  return open_journal (fs, dir, true, journal, damage, err);
+  return open_journal (fs, dir, true, 0, 0, journal, damage, err);
 }
 
 void

@@ -22,6 +22,7 @@ struct preload {
   struct journal *j;
   struct wanted *list;
   size_t n;
+  bool raw;
   size_t next, done;            /* atomic */
 };
 
@@ -58,7 +59,7 @@ find (struct preload *p, uint64_t from, uint64_t upto)
     const struct chunk *chunk = &j->chunks[c];
 
     if (chunk->kind == CHUNK_DATA && chunk->min_epoch != 0 && chunk->max_epoch > from &&
-        chunk->min_epoch <= upto && chunk->buffer == NO_BUFFER && chunk->loaded == NULL)
+        chunk->min_epoch <= upto && chunk->buffer == NO_BUFFER && (chunk->loaded == NULL || chunk->loaded->raw))
       p->list[p->n++] = (struct wanted) { .chunk = c, .epoch = chunk->min_epoch };
   }
   return 0;
@@ -72,6 +73,10 @@ load_one (struct preload *p)
 
   if (i >= p->n)
     return false;
+  if (p->raw) {
+    (void) loaded_read_raw (p->j, p->list[i].chunk);
+    return true;
+  }
   block = p->list[i].chunk * JOURNAL_CHUNK_BLOCKS;
   /* NULL also where only the first image is bad: the others are kept all the same. */
   if (journal_pin (p->j, block, &n, true, NULL))
@@ -88,31 +93,75 @@ load_thread (void *preload)
   return NULL;
 }
 
+/* Up to room for them: all of the list. */
+static void
+load_all (struct preload *p, journal_progress_fn progress, void *opaque,
+          uint64_t total)
+{
+  pthread_t thread[THREADS_MAX];
+  unsigned n = 0;
+
+  qsort (p->list, p->n, sizeof *p->list, by_chunk);
+  while (n + 1 < MIN (p->j->load_threads, THREADS_MAX) && n + 1 < p->n &&
+         pthread_create (&thread[n], NULL, load_thread, p) == 0)
+    n++;
+  while (load_one (p))
+    if (progress)
+      progress (opaque, MIN (__atomic_load_n (&p->done, __ATOMIC_RELAXED) * (uint64_t) JOURNAL_CHUNK, total),
+                total);
+  for (unsigned i = 0; i < n; i++)
+    (void) pthread_join (thread[i], NULL);
+}
+
 void
 preload (struct journal *j, uint64_t from, uint64_t upto,
          journal_progress_fn progress, void *opaque, uint64_t total)
 {
   struct preload p = { .j = j };
-  pthread_t thread[THREADS_MAX];
-  unsigned nthreads = 0;
-  size_t room = j->load_room;
 
-  if (room == 0 || find (&p, from, upto) == -1)
+  if (j->load_room == 0 || find (&p, from, upto) == -1)
     return;
-  if (p.n > room) {
+  if (p.n > j->load_room) {
     /* The oldest first: that is what is written first. */
     qsort (p.list, p.n, sizeof *p.list, by_epoch);
-    p.n = room;
+    p.n = j->load_room;
   }
-  qsort (p.list, p.n, sizeof *p.list, by_chunk);
-  while (nthreads + 1 < MIN (j->load_threads, THREADS_MAX) && nthreads + 1 < p.n &&
-         pthread_create (&thread[nthreads], NULL, load_thread, &p) == 0)
-    nthreads++;
-  while (load_one (&p))
-    if (progress)
-      progress (opaque, MIN (__atomic_load_n (&p.done, __ATOMIC_RELAXED) * (uint64_t) JOURNAL_CHUNK, total),
-                total);
-  for (unsigned i = 0; i < nthreads; i++)
-    (void) pthread_join (thread[i], NULL);
+  load_all (&p, progress, opaque, total);
+  free (p.list);
+}
+
+/* A table_item_fn. */
+static int
+note_chunk (void *preload, const struct table_item *item)
+{
+  struct preload *p = preload;
+  uint32_t c = chunk_of (item->ext.block);
+
+  if (item->nblocks == 0 || (p->n > 0 && p->list[p->n - 1].chunk == c))
+    return 0;
+  if (p->n == p->j->load_room)
+    return -1;                  /* enough */
+  if ((p->n & (p->n - 1)) == 0) {       /* room doubles */
+    struct wanted *more = realloc (p->list, (p->n ? 2 * p->n : 1) * sizeof *more);
+
+    if (more == NULL)
+      return -1;
+    p->list = more;
+  }
+  p->list[p->n++] = (struct wanted) { .chunk = c };
+  return 0;
+}
+
+void
+preload_raw (struct journal *j, uint64_t seq, uint32_t nparts)
+{
+  struct preload p = { .j = j, .raw = true };
+
+  if (!j->opening)
+    return;
+  /* A table that is not whole is told of by who walks it next. */
+  (void) table_walk_record (j, seq, nparts, 0, note_chunk, &p, NULL);
+  if (p.n > 0)
+    load_all (&p, NULL, NULL, 0);
   free (p.list);
 }

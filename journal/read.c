@@ -154,10 +154,9 @@ journal_verify_blocks (struct journal *j, const uint32_t *block, size_t n,
 /* --- Pins --- */
 
 void
-journal_set_load_room (struct journal *j, size_t chunks, unsigned threads)
+journal_set_load_room (struct journal *j, size_t chunks)
 {
   j->load_room = chunks;
-  j->load_threads = threads;
 }
 
 size_t
@@ -200,6 +199,7 @@ loaded_new_locked (struct journal *j, uint32_t c)
   oldest->chunk = c;
   j->chunks[c].loaded = oldest;
   oldest->busy = true;
+  oldest->raw = false;
   oldest->pins = 1;
   return oldest;
 }
@@ -211,11 +211,12 @@ loaded_fill (struct journal *j, struct loaded *l)
   const uint32_t first = l->chunk * JOURNAL_CHUNK_BLOCKS;
   uint32_t crc[JOURNAL_CHUNK_BLOCKS];
   struct bits known;
-  bool whole;
+  bool whole = l->raw;
 
   crcs_get (j, first, JOURNAL_CHUNK_BLOCKS, crc, &known);
   l->bad = (struct bits) { { 0 } };
-  whole = file_read (j, l->mem, JOURNAL_CHUNK, block_offset (first)) == 0;
+  if (!whole)
+    whole = file_read (j, l->mem, JOURNAL_CHUNK, block_offset (first)) == 0;
   for (unsigned i = 0; i < JOURNAL_CHUNK_BLOCKS; i++) {
     uint8_t *p = l->mem + (size_t) i * JOURNAL_BLOCK;
 
@@ -266,16 +267,19 @@ journal_pin (struct journal *j, uint32_t block, uint32_t *n, bool load,
     pthread_cond_wait (&j->buffer_cond, &j->lock);
     l = loaded_find_locked (j, c);
   }
-  if (l == NULL) {
-    if (!load)
-      return NULL;
-    l = loaded_new_locked (j, c);
-    if (l == NULL)
+  if (l == NULL && !load)
+    return NULL;
+  if (l == NULL || l->raw) {
+    if (l) {
+      l->pins++;
+      l->busy = true;
+    }
+    else if ((l = loaded_new_locked (j, c)) == NULL)
       return NULL;
     pthread_mutex_unlock (&j->lock);
     loaded_fill (j, l);
     pthread_mutex_lock (&j->lock);
-    l->busy = false;
+    l->raw = l->busy = false;
     pthread_cond_broadcast (&j->buffer_cond);
   }
   else
@@ -336,6 +340,43 @@ loaded_drop_locked (struct journal *j, uint32_t c)
   }
 }
 
+struct loaded *
+loaded_read_raw (struct journal *j, uint32_t c)
+{
+  struct loaded *l;
+  int r;
+
+  {
+    SCOPED_LOCK (&j->lock);
+    l = c > 0 && c < j->nchunks ? loaded_find_locked (j, c) : NULL;
+    if (l)
+      return l;
+    if (c == 0 || c >= j->nchunks || j->nloaded >= j->load_room || (l = loaded_new_locked (j, c)) == NULL)
+      return NULL;
+  }
+  /* If this fails, what is needed of it may still be readable: see file_read. */
+  r = io_pread (j->file, l->mem, JOURNAL_CHUNK, block_offset (c * JOURNAL_CHUNK_BLOCKS));
+  SCOPED_LOCK (&j->lock);
+  l->pins = 0;
+  l->busy = false;
+  l->raw = true;
+  if (r == -1) {
+    loaded_drop_locked (j, c);
+    return NULL;
+  }
+  return l;
+}
+
+void
+loaded_settle (struct journal *j)
+{
+  SCOPED_LOCK (&j->lock);
+
+  for (struct loaded *l = j->loaded; l; l = l->next)
+    if (l->chunk != 0 && j->chunks[l->chunk].kind != CHUNK_DATA)
+      loaded_drop_locked (j, l->chunk);
+}
+
 bool
 loaded_has (struct journal *j, const struct table_item *item)
 {
@@ -343,7 +384,7 @@ loaded_has (struct journal *j, const struct table_item *item)
   SCOPED_LOCK (&j->lock);
   const struct loaded *l = loaded_find_locked (j, c);
 
-  if (l == NULL || l->busy || j->chunks[c].kind != CHUNK_DATA)
+  if (l == NULL || l->busy || l->raw || j->chunks[c].kind != CHUNK_DATA)
     return false;
   for (uint32_t i = 0; i < item->nblocks; i++)
     if (bits_test (&l->bad, first + i) ||

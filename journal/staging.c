@@ -160,11 +160,12 @@ allocate (int fd, size_t have, size_t size)
   return r == 0 ? 0 : -1;
 }
 
+/* Recovery looks at little of it, and fills less: there a fault for each page of that is cheaper. */
 static void *
-region_map (int fd, size_t size)
+region_map (const struct journal *j, int fd, size_t size)
 {
-  return mmap (NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
-               fd, 0);
+  return mmap (NULL, size, PROT_READ | PROT_WRITE,
+               MAP_SHARED | (j->load_threads > 0 ? 0 : MAP_POPULATE), fd, 0);
 }
 
 /* Somebody lives in the region as long as he holds this lock: the journal's own lock is
@@ -197,7 +198,7 @@ region_grow (struct journal *j, int fd, uint64_t n)
   for (; n > have; n = fewer (n, have, errno)) {
     size_t size = region_bytes (n);
     uint8_t *p = allocate (fd, j->region_size, size) == -1 ? MAP_FAILED :
-      region_map (fd, size);
+      region_map (j, fd, size);
 
     if (p == MAP_FAILED) {
       j->short_error = errno;
@@ -259,7 +260,7 @@ region_find (struct journal *j, const char *name, uint64_t n)
               "the shared memory that the last server left is cut short");
     return 0;
   }
-  good = region_use (j, region_map (fd, st.st_size), st.st_size);
+  good = region_use (j, region_map (j, fd, st.st_size), st.st_size);
   if (good != 1)
     return good;
   region_grow (j, fd, n);
@@ -294,7 +295,7 @@ region_make (struct journal *j, int fd, uint64_t *n)
     size_t size = region_bytes (m);
     void *p = fd == -1 ? private_map (size) :
       ftruncate (fd, 0) == -1 || allocate (fd, 0, size) == -1 ? MAP_FAILED :
-      region_map (fd, size);
+      region_map (j, fd, size);
 
     if (p != MAP_FAILED) {
       j->region = p;

@@ -28,6 +28,11 @@ checker_load (struct checker *c, uint32_t block, uint32_t n)
 {
   unsigned i = block % JOURNAL_CHUNK_BLOCKS;
 
+  if (c->kept && c->kept->chunk == chunk_of (block))
+    return 0;
+  c->kept = c->j->opening ? loaded_read_raw (c->j, chunk_of (block)) : NULL;
+  if (c->kept)
+    return 0;
   if (c->chunk == chunk_of (block) && c->from <= i)
     return 0;
   c->chunk = 0;
@@ -61,7 +66,7 @@ checker_item (void *checker, const struct table_item *item)
   }
   for (uint32_t i = 0; i < item->nblocks; i++) {
     uint32_t block = item->ext.block + i;
-    const uint8_t *p = c->mem + (size_t) (block % JOURNAL_CHUNK_BLOCKS) *
+    const uint8_t *p = (c->kept ? c->kept->mem : c->mem) + (size_t) (block % JOURNAL_CHUNK_BLOCKS) *
                        JOURNAL_BLOCK;
 
     if (crc32c (p, JOURNAL_BLOCK, 0) != table_item_crc (item, i)) {

@@ -319,6 +319,7 @@ newest_verifies (struct log_walk *w, struct journal_damage *damage)
   if (checker_init (&check, j) == -1)
     return -1;
   check.damage = damage;
+  preload_raw (j, seq, nparts);
   r = table_walk_record (j, seq, nparts, get64 (w->whole.epoch), checker_item,
                          &check, damage);
   checker_free (&check);

@@ -40,6 +40,9 @@ struct recovery {
   struct mcerror *err;
 };
 
+/* Bytes of the journal to keep in RAM at most (mcbuf-recover(1) says how many). */
+extern uint64_t recover_cache (const struct recover_params *p);
+
 /* Open the journal: state and list. */
 extern int recover_open (struct recovery *rec, const struct recover_params *p,
                          bool look, struct journal_damage *damage,

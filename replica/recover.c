@@ -19,20 +19,25 @@
 #define MIN_CACHE (UINT64_C (16) << 20)
 #define MAX_CACHE (sizeof (size_t) == 8 ? UINT64_C (4) << 30 : UINT64_C (512) << 20)
 #define LEAST_CACHE (UINT64_C (2) << 20)
-#define THREADS 4u              /* some wait for the disk while one computes */
 
-/* How much of the journal to keep in RAM: all that is needed, within reason (mcbuf-recover(1) says how much). */
+uint64_t
+recover_cache (const struct recover_params *p)
+{
+  uint64_t most = p->cache ? p->cache : MIN (host_memory_available () / 4, MAX_CACHE);
+
+  return MAX (most, p->cache ? LEAST_CACHE : MIN_CACHE);
+}
+
+/* How much of it is needed. */
 static uint64_t
 cache_size (const struct recovery *rec)
 {
-  uint64_t need = MIN_CACHE, have = host_memory_available () / 4;
+  uint64_t need = MIN_CACHE;
 
   /* A commit's blocks can be spread thin over chunks that it shares with others. */
   for (size_t i = 0; i < rec->nparts; i++)
     need += rec->parts[i].blocks * JOURNAL_BLOCK + 2 * JOURNAL_CHUNK;
-  if (rec->params->cache)
-    return MAX (MIN (need, rec->params->cache), LEAST_CACHE);
-  return MAX (MIN (MIN (need, have), MAX_CACHE), MIN_CACHE);
+  return MIN (need, recover_cache (rec->params));
 }
 
 static int
@@ -315,9 +320,7 @@ run (struct recovery *rec, struct recover_result *result)
       recover_plan (rec) == -1)
     return -1;
   rec->cache = cache_size (rec);
-  /* A simulated disk counts operations: there they have to come in one order. */
-  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK,
-                         rec->params->fs == &io_posix ? THREADS : 1);
+  journal_set_load_room (rec->j, rec->cache / JOURNAL_CHUNK);
   if (recover_check_data (rec) == -1 || note_paths (rec) == -1)
     return -1;
   /* Shared, to find (and in the end remove) what a server that died left; without

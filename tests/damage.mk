@@ -22,7 +22,7 @@ unit_test_recover_io_SOURCES = \
 	unit/slow.h \
 	unit/test-recover-io.c \
 	$(NULL)
-unit_test_recover_io_LDFLAGS = $(TORTURE_WRAP) -Wl,--wrap=sysconf
+unit_test_recover_io_LDFLAGS = $(TORTURE_WRAP)
 unit_test_recover_io_LDADD = $(TORTURE_LIBS)
 
 TESTS += unit/test-replica-laps
