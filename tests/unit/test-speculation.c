@@ -261,6 +261,45 @@ START_TEST (test_spares)
 }
 END_TEST
 
+/* Without memory there is none, or no more of it; what is there stays. */
+START_TEST (test_refused)
+{
+  struct speculation *s;
+  struct speculation_stat st;
+  struct epoch *e;
+  unsigned n = 0, refused = 0;
+
+  do {
+    unit_fail_alloc (++n);
+    s = speculation_new (1);
+    EXPECT (s != NULL || errno == ENOMEM);
+    unit_fail_alloc (0);
+  } while (s == NULL);
+  EXPECT (n > 4);
+  speculation_free (s);
+
+  unit_fail_alloc (1);
+  e = epoch_of (NULL);
+  EXPECT (e == NULL && errno == ENOMEM);
+  for (unsigned i = 0; i < 100000 && refused < 2; i++) {
+    int r = refused == 0 ? speculation_put (spec, 0, i * 16, 8, i) :
+      speculation_zero (spec, 1, (uint64_t) i * 99, 8, false);
+
+    if (r == -1) {
+      EXPECT (errno == ENOMEM);
+      speculation_get_stat (spec, &st);
+      EXPECT (st.extents == i);
+      unit_fail_alloc (0);
+      EXPECT (speculation_put (spec, 0, i * 16, 8, i) == 0);
+      refused++;
+      unit_fail_alloc (1);
+    }
+  }
+  unit_fail_alloc (0);
+  EXPECT (refused == 2);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -273,6 +312,7 @@ main (void)
   tcase_add_test (tc, test_taken);
   tcase_add_test (tc, test_no_memory);
   tcase_add_test (tc, test_spares);
+  tcase_add_test (tc, test_refused);
   suite_add_tcase (suite, tc);
   return unit_run (suite);
 }
