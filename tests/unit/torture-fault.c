@@ -178,6 +178,7 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   f->what = c;
   f->state = l->r ? l->r->state : 0;
   f->moves = l->r ? l->r->moves : 0;
+  f->server = l->servers;
   if (f->error == 0) {
     *len = MIN (*len, (size_t) SIMDISK_SECTOR);
     return 0;
@@ -290,7 +291,8 @@ fault_check (struct life *l)
           "stale, though write-out can go on later: %s", l->r->reason);
   /* At the latest the next request says so, if it does not begin anew. */
   if (f->what.where == FAULT_JOURNAL && f->error != 0 && f->error != EINTR && f->checked > 1 &&
-      (f->what.call == SIMDISK_CALL_WRITE || f->what.call == SIMDISK_CALL_SYNC) && !l->r->direct && l->r->moves == f->moves)
+      (f->what.call == SIMDISK_CALL_WRITE || f->what.call == SIMDISK_CALL_SYNC) && !l->r->direct &&
+      l->r->moves == f->moves && l->servers == f->server)
     MUST (state == JOURNAL_FAILED, "the journal could not be written, and the replica is %s",
           replica_state_word (state));
 }
