@@ -127,6 +127,8 @@ where_is (const char *path)
     return FAULT_CATALOG;
   if (strstr (path, "/acked") || strstr (path, "/lock"))
     return FAULT_MARK;
+  if (torture_is_scratch (path))
+    return FAULT_SCRATCH;
   /* A directory: the catalog's files have names in it, too. */
   if (strstr (path, "/journal") == NULL &&
       (strcmp (torture_doing, "keeping the catalog") == 0 || strcmp (torture_doing, "stopping") == 0))
@@ -286,6 +288,8 @@ fault_check (struct life *l)
     MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE, "stale, though nothing was lost: %s", l->r->reason);
   if (f->memory)
     return;
+  if (f->what.where == FAULT_SCRATCH)
+    MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE, "stale, though only scratch was hit: %s", l->r->reason);
   if (f->what.where == FAULT_IMAGE && f->state != JOURNAL_SYNCING && f->what.call != SIMDISK_CALL_READ)
     MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE,
           "stale, though write-out can go on later: %s", l->r->reason);

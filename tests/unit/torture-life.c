@@ -60,7 +60,7 @@ on_op (void *opaque, enum simdisk_op op)
   if (l->p.every > 1 && host_below (l->p.every) != 0)
     n = 0;
   /* Nothing of a scratch is there after a crash. */
-  if (strstr (path, "/scratch-") && host_below (8) != 0)
+  if (torture_is_scratch (path) && host_below (8) != 0)
     n = 0;
   for (unsigned i = 0; i < n; i++) {
     enum simdisk_crash how = host_below (SIMDISK_HOWS);

@@ -129,6 +129,12 @@ step_view (struct life *l)
 
 /* --- scratches ----------------------------------------------------------------------- */
 
+bool
+torture_is_scratch (const char *path)
+{
+  return *path == '\0' || strstr (path, "/scratch-");
+}
+
 /* What one holds is known by its set and its disk for as long as it is kept. */
 static struct torture_scratch *
 scratch_find (struct life *l, uint64_t set, unsigned disk)
@@ -436,9 +442,14 @@ step_promote_scratch (struct life *l)
     if (!promoted)
       return;
     MUST (fault_excuses (l), "promote scratch: promoted, and code %" PRIu64, number);
-    /* Promoted without it, or only the answer is missing. */
-    if (number == MCEXIT_PARTIAL)
-      with = alone;
+    /* Promoted without it, or only the answer is missing: then the server knows. */
+    {
+      SCOPED_LOCK (&l->r->lock);
+
+      MUST (number != MCEXIT_PARTIAL || !l->r->scratch_is_disk, "promote scratch: without it, and it is the disk");
+      if (!l->r->scratch_is_disk)
+        with = alone;
+    }
     number = with.id;
   }
   MUST (v, "promoted a scratch that it should not have been (%s)", replica_state_word (state));

@@ -140,7 +140,7 @@ extern void model_free (struct life *l);
 /* --- torture-fault.c ------------------------------------------------------ */
 
 /* What kind of file a call was about. */
-enum fault_where { FAULT_NOWHERE, FAULT_JOURNAL, FAULT_MARK, FAULT_CATALOG, FAULT_IMAGE };
+enum fault_where { FAULT_SCRATCH, FAULT_JOURNAL, FAULT_MARK, FAULT_CATALOG, FAULT_IMAGE };
 
 struct fault_call {
   enum simdisk_call call;
@@ -339,6 +339,8 @@ extern struct replica_export life_export (struct life *l, unsigned disk);
 extern void step_view (struct life *l);
 extern void step_scratch (struct life *l);
 extern void step_promote_scratch (struct life *l);
+/* A scratch's file: it loses its name at once. */
+extern bool torture_is_scratch (const char *path);
 /* Whoever looks at something goes, as before a server ends. */
 extern void views_end (struct life *l);
 
