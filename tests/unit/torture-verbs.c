@@ -35,6 +35,8 @@ ask (struct life *l, const char *line, int *result)
   if (*result == -1) {
     error = json_string_value (json_object_get (json, "error"));
     MUST (error && strlen (error) > 10, "%s: %s", line, reply);
+    if (getenv ("TORTURE_LOG"))
+      fprintf (stderr, "%s: %s\n", line, error);
   }
   free (reply);
   errno = saved;

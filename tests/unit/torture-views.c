@@ -376,7 +376,7 @@ scratch_whole (struct life *l, bool *unsure)
       set = l->r->scratches->set;
     for (const struct scratch *s = l->r->scratches; s; s = s->next) {
       if (s->set == set)
-        need += (map_blocks (s->map) + 1) * 2 * JOURNAL_BLOCK;
+        need += map_blocks (s->map) * 2 * JOURNAL_BLOCK + 3 * JOURNAL_CHUNK;
       *unsure = *unsure || (s->look && s->look->revoked);
     }
   }
@@ -386,7 +386,7 @@ scratch_whole (struct life *l, bool *unsure)
     if (l->scratch_of[i].x.scratch && l->scratch_of[i].set != set)
       return NULL;
   journal_get_usage (l->r->journal, &usage);
-  *unsure = *unsure || usage.available < need + 3 * JOURNAL_CHUNK;
+  *unsure = *unsure || usage.available < need;
   for (unsigned d = 0; d < l->ndisks; d++) {
     const struct torture_scratch *s = scratch_find (l, set, d);
 
