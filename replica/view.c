@@ -301,7 +301,11 @@ view_open (struct replica *r, uint64_t checkpoint, struct view **view)
   do
     result = try_open (r, checkpoint, view);
   while (result == AGAIN);
-  return result == ADDED ? build (r, *view) : result;
+  if (result == ADDED)
+    result = build (r, *view);
+  if (result == -1)
+    *view = NULL;               /* what could not be built is gone */
+  return result;
 }
 
 int

@@ -45,6 +45,7 @@ unit_libtorture_la_SOURCES = \
 	unit/torture-refault.c \
 	unit/torture-steps.c \
 	unit/torture-verbs.c \
+	unit/torture-views.c \
 	unit/torture.h \
 	$(NULL)
 

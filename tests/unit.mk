@@ -81,7 +81,8 @@ test_overlay_SOURCES = \
 test_overlay_LDFLAGS = $(UNIT_WRAP)
 test_overlay_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
 
-test_writeout_SOURCES = unit/test-writeout.c $(UNIT_COMMON)
+test_writeout_SOURCES = unit/fail-alloc.c unit/test-writeout.c $(UNIT_COMMON)
+test_writeout_LDFLAGS = $(UNIT_WRAP)
 test_writeout_LDADD = $(top_builddir)/buffers/libbuffers.la $(UNIT_LIBS)
 
 test_zeroset_SOURCES = unit/fail-alloc.c unit/test-zeroset.c $(UNIT_COMMON)

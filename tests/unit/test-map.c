@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "buffers/map.h"
+#include "buffers/map-impl.h"
 #include "unit/model.h"
 #include "unit/unit.h"
 
@@ -497,6 +497,65 @@ START_TEST (test_skipping)
 }
 END_TEST
 
+/* A map that has grown gives back on a clear what it has grown by, and works; also when there is no memory for a
+ * table to begin anew with.
+ */
+START_TEST (test_clear_grown)
+{
+  const size_t base = _i == 0 ? 3 * MAP_SMALL : 64, more = 8 * base + 8 * MAP_SMALL;
+  struct map *m = map_new (base);
+  size_t began, grown;
+
+  EXPECT (m != NULL);
+  began = map_memory (m);
+  for (unsigned lap = 0; lap < 3; lap++) {
+    for (size_t i = 0; i < more; i++)
+      EXPECT (map_put (m, 0, i * 16, 8, i) == 0);
+    grown = map_memory (m);
+    EXPECT (grown > began + more * 4 && map_blocks (m) == more);
+    unit_fail_alloc (_i == 2 ? 1 : 0);
+    map_clear (m);
+    unit_fail_alloc (0);
+    EXPECT (map_is_empty (m) && map_blocks (m) == 0);
+    EXPECT (map_memory (m) < grown / 2);
+    for (size_t i = 0; i < more; i += 97)
+      EXPECT (map_is_empty_at (m, 0, i * 2, 1));
+    EXPECT (map_put (m, 0, 8, 8, 77) == 0 && map_blocks (m) == 1);
+    map_clear (m);
+  }
+  map_free (m);
+}
+END_TEST
+
+/* An older map that has no room for what is merged into it: nothing is lost, and it can be gone on with. */
+START_TEST (test_merge_no_memory)
+{
+  struct map *older = map_new (16), *newer = map_new (16);
+  uint64_t cursor = 0;
+  unsigned failed = 0;
+  int r;
+
+  EXPECT (older != NULL && newer != NULL);
+  for (unsigned i = 0; i < 5000; i++)
+    EXPECT (map_put (newer, 0, i * 16, 8, i) == 0);
+  do {
+    unit_fail_alloc (1);
+    r = map_merge (older, newer, 100, &cursor);
+    unit_fail_alloc (0);
+    failed += r == -1;
+    EXPECT (r != -1 || errno == ENOMEM);
+    if (r == -1)
+      r = map_merge (older, newer, 100, &cursor);
+  } while (r == 1);
+  EXPECT (r == 0 && failed > 0 && map_blocks (older) == 5000);
+  EXPECT (map_merge (older, newer, 100, &cursor) == 0); /* it is over */
+  for (unsigned i = 0; i < 5000; i++)
+    EXPECT (!map_is_empty_at (older, 0, i * 2, 1));
+  map_free (older);
+  map_free (newer);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -519,6 +578,8 @@ main (void)
   tcase_add_test (tc, test_merge_slices);
   tcase_add_test (tc, test_merge_large);
   tcase_add_test (tc, test_skipping);
+  tcase_add_loop_test (tc, test_clear_grown, 0, 3);
+  tcase_add_test (tc, test_merge_no_memory);
   suite_add_tcase (s, tc);
   return unit_run (s);
 }

@@ -29,6 +29,8 @@ static const char *const scripts[] = {
   "wcwcwswpwwrfowfkwowofowwfiRwKrfxwcok",
   /* The new copy is cut short, and made again. */
   "wxwsKxwwcwkcwrpowiwoowB",
+  /* Views and scratches; a scratch that is promoted, and what was written to it afterwards. */
+  "wwcvuuvuwcvuuuuqwurfouwRuB",
 };
 /* Allocations are many: in "make check" those of shorter lives. */
 static const char *const short_scripts[] = {
@@ -36,6 +38,7 @@ static const char *const short_scripts[] = {
   "wcywcoB",
   "wcwspwfowfi",
   "xwcKpowxwcR",
+  "wcvuuquwfR",
 };
 #define SCRIPTS (sizeof scripts / sizeof scripts[0])
 
@@ -168,6 +171,7 @@ main (void)
   report ("faults of the acknowledged mark and the lock", tried[FAULT_MARK]);
   report ("faults of the catalog", tried[FAULT_CATALOG]);
   report ("faults of backing images", tried[FAULT_IMAGE]);
+  report ("faults of scratch files", tried[FAULT_SCRATCH]);
   report ("allocations that failed", allocations);
   printf ("TRIED invariant=6,7 test=unit/test-replica-faults what=\"calls and allocations of a recovery that failed\" n=%llu\n",
           (unsigned long long) torture_refaults);

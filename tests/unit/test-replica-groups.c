@@ -518,6 +518,54 @@ START_TEST (test_leave_without_image)
 }
 END_TEST
 
+/* A disk leaves while there is a backlog, and writes that are not committed: those are discarded, and the others
+ * are at the checkpoint.  Its image may be lost by now, or somebody else's: then it is left alone.
+ */
+START_TEST (test_leave_behind)
+{
+  enum { THERE, GONE, ANOTHER };
+  uint8_t before[SIZE], image[SIZE];
+  struct mcerror err = { 0 };
+  unsigned k;
+
+  begin (3);
+  simdisk_hook (disk, NULL, NULL);
+  for (k = 1; k <= 6; k++) {
+    write_round (k);
+    commit (k);
+    if (k == 4)
+      write_out (1);
+  }
+  write_round (k);
+  replica_close (r);
+  if (_i == GONE)
+    ck_assert_int_eq (io_unlink (simdisk_fs (disk), who[1].path), 0);
+  if (_i == ANOTHER)
+    for (unsigned b = 0; b < BLOCKS; b++)
+      simdisk_flip (disk, who[1].path, b * 4096, 0xff);
+  if (_i != GONE)
+    simdisk_read (disk, who[1].path, before, SIZE);
+  ask (1, -1, k);
+  r = open_set (disk, asked, nasked, joining, njoining, leaving, nleaving, &err);
+  ck_assert_msg (r != NULL, "%s", err.text);
+  ck_assert_int_eq (r->state, JOURNAL_STALE);
+  ck_assert_uint_eq (r->ndisks, 2);
+  for (unsigned i = 0; i < 3; i += 2) {
+    fill (&who[i], 6, image);
+    ck_assert (simdisk_equals (disk, who[i].path, image, SIZE));
+  }
+  fill (&who[1], 6, image);
+  switch (_i) {
+  case THERE: ck_assert (simdisk_equals (disk, who[1].path, image, SIZE)); break;
+  case GONE: ck_assert_int_eq (backing_exists (simdisk_fs (disk), who[1].path), 0); break;
+  case ANOTHER: ck_assert (simdisk_equals (disk, who[1].path, before, SIZE)); break;
+  }
+  ck_assert_int_eq (replica_resync (r, false, NULL), 0);
+  nasked = 0;
+  end ();
+}
+END_TEST
+
 int
 main (void)
 {
@@ -528,6 +576,7 @@ main (void)
   tcase_add_test (tc, test_64_disks);
   tcase_add_test (tc, test_join_and_leave);
   tcase_add_test (tc, test_leave_without_image);
+  tcase_add_loop_test (tc, test_leave_behind, 0, 3);
   suite_add_tcase (suite, tc);
   return unit_run (suite);
 }

@@ -151,6 +151,53 @@ START_TEST (views_many)
 }
 END_TEST
 
+static int
+fail_reads (void *opaque, enum simdisk_call call, const char *path, size_t *len)
+{
+  (void) opaque;
+  (void) len;
+  happened = happened || (call == SIMDISK_CALL_READ && strcmp (path, JOURNAL) == 0);
+  return call == SIMDISK_CALL_READ && strcmp (path, JOURNAL) == 0 ? EIO : 0;
+}
+
+/* A view whose map could not be built was gone, and whoever had wanted a scratch over it closed it again. */
+START_TEST (scratch_without_view)
+{
+  struct replica_export kept, x;
+  char *reply;
+  const char reset[] = "reset vda@scratch";
+
+  server (1000);
+  next ();
+  if (_i == 1) {
+    ck_assert_int_eq (replica_open_export (r, "vda@scratch", &kept), 0);
+    next ();
+  }
+  /* Many segments: a view of the newest has a map of its own, too. */
+  for (unsigned i = 0; i <= WRITEOUT_SEGMENTS; i++) {
+    ck_assert_int_eq (replica_open_export (r, "vda@latest", &x), 0);
+    replica_close_export (r, &x);
+    next ();
+  }
+  simdisk_calls (disk, fail_reads, NULL);
+  if (_i == 0)
+    ck_assert_int_eq (replica_open_export (r, "vda@scratch", &x), -1);
+  else {
+    ck_assert_int_eq (replica_control (r, true, reset, strlen (reset), &reply), -1);
+    free (reply);
+    ck_assert_int_eq (what_is (&kept), 1);      /* it is what it was */
+  }
+  ck_assert (happened);
+  simdisk_calls (disk, NULL, NULL);
+  ck_assert_ptr_null (r->views ? r->views->next : NULL);
+  ck_assert_int_eq (replica_open_export (r, "vda@scratch", &x), 0);
+  ck_assert_int_eq (what_is (&x), r->checkpoint.id);
+  replica_close_export (r, &x);
+  if (_i == 1)
+    replica_close_export (r, &kept);
+}
+END_TEST
+
 /* --- promote ----------------------------------------------------------------------- */
 
 /* While the promote to an older checkpoint was being recorded, inlets showed that one already. */
@@ -414,6 +461,7 @@ main (void)
   tcase_set_timeout (t, 120);
   tcase_add_loop_test (t, view_with_own_map, 0, 2);
   tcase_add_test (t, views_many);
+  tcase_add_loop_test (t, scratch_without_view, 0, 2);
   tcase_add_test (t, promote_older_reads);
   tcase_add_test (t, direct_is_held);
   tcase_add_test (t, promote_empty_scratch);

@@ -3,7 +3,7 @@
  * byte for byte; nothing else is.
  *
  * MCBUF_TEST_SEED replays; MCBUF_TORTURE_SEEDS is how many lives to live (make torture SEEDS=...);
- * MCBUF_TORTURE_ONLY is "crash" or "threads": one life of that kind.
+ * MCBUF_TORTURE_ONLY is "crash", "threads", "looks" or "scratch": one life of that kind.
  */
 #include "config.h"
 
@@ -16,6 +16,8 @@
 #include "unit/torture.h"
 
 #define STATES 100000           /* of "make check" */
+#define LOOKS 40                /* lives */
+#define SCRATCHES 9
 
 /* What was found once, and mended. */
 static const uint64_t pinned[] = { 5007, 5030, 5041 };
@@ -85,6 +87,18 @@ live (struct life_params p)
     fprintf (stderr, "%llu: %llu\n", (unsigned long long) p.seed, (unsigned long long) torture_states);
 }
 
+/* Scratches are written to, and promoted: with every operation of that a power loss. */
+static struct life_params
+scratch_params (uint64_t s)
+{
+  static const char *const scripts[] = {
+    "wswwcuuvuuvquwrfoowfiR", "wcwcwuuucuvuuuuwwquowfKuw", "wcouuwuBwcwuuyuuqRuwfo",
+  };
+
+  return (struct life_params) {
+    .seed = s, .crash = true, .subsets = 3, .script = scripts[s % 3] };
+}
+
 /* By hand: each run is its replay. */
 static void
 power_loss (uint64_t states)
@@ -94,6 +108,8 @@ power_loss (uint64_t states)
   torture_test = "power loss";
   for (size_t i = 0; i < sizeof pinned / sizeof pinned[0]; i++)
     live (crash_params (pinned[i]));
+  for (uint64_t i = 0; i < SCRATCHES; i++)
+    live (scratch_params (seed + i));
   for (uint64_t i = 0; seeds ? i < seeds : torture_states - from < states; i++)
     live (crash_params (seed + i));
 }
@@ -109,6 +125,23 @@ power_loss_threads (uint64_t states)
     live (threads_params (seed + i));
 }
 
+/* Long lives, of which only the ends of servers are crashes: what views and scratches show. */
+static struct life_params
+looks_params (uint64_t s)
+{
+  return (struct life_params) {
+    .seed = s, .laps = 6, .steps = 500, .meanwhile = 4, .threads = s % 5 == 4,
+    .large = s % 3 == 1, .greedy = s % 9 == 1 };
+}
+
+static void
+looks (void)
+{
+  torture_test = "looks";
+  for (uint64_t i = 0; i < (seeds ? seeds : LOOKS); i++)
+    live (looks_params (seed + i));
+}
+
 static bool
 replay (void)
 {
@@ -117,7 +150,9 @@ replay (void)
   if (only == NULL || *only == '\0')
     return false;
   torture_test = only;
-  live (strcmp (only, "threads") == 0 ? threads_params (seed) : crash_params (seed));
+  live (strcmp (only, "threads") == 0 ? threads_params (seed) :
+        strcmp (only, "scratch") == 0 ? scratch_params (seed) :
+        strcmp (only, "looks") == 0 ? looks_params (seed) : crash_params (seed));
   return true;
 }
 
@@ -142,6 +177,13 @@ main (void)
           (unsigned long long) states);
   printf ("%.1f s\n", seconds () - since);
   fflush (stdout);
+  looks ();
+  printf ("TRIED invariant=2,5 test=unit/test-replica-torture what=\"looks at views, and writes to scratch, while "
+          "replication went on\" n=%llu\n",
+          (unsigned long long) (torture_count[COUNT_VIEW] + torture_count[COUNT_SCRATCH]));
+  printf ("%.1f s\n", seconds () - since);
+  fflush (stdout);
+  states = torture_states;
   for (unsigned i = 0; i < COUNTS; i++) {
     printf ("%s: %llu\n", torture_count_name[i], (unsigned long long) torture_count[i]);
     MUST (torture_count[i] > 0, "no life had any %s", torture_count_name[i]);

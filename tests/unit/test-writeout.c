@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The write-out buffer by itself: what may be drained, and through how many maps a read looks. */
+/* The write-out buffer by itself: what may be drained, and when; through how many maps a read looks. */
 #include "config.h"
 
 #include "buffers/speculation.h"
@@ -21,6 +21,7 @@ setup (void)
 static void
 teardown (void)
 {
+  unit_fail_alloc (0);
   speculation_free (spec);
   writeout_free (wo);
 }
@@ -104,6 +105,54 @@ START_TEST (test_bounded)
 }
 END_TEST
 
+/* Checkpoints without a write come with the one before that is not merged yet. */
+START_TEST (test_nothing_written)
+{
+  struct writeout_stat st;
+  struct epoch *e = epoch_new (), *done;
+  uint64_t target;
+
+  EXPECT (e != NULL && map_put (e->map, 0, 0, 8, 5) == 0);
+  writeout_add (wo, 3, 30, 1, e);
+  writeout_add (wo, 4, 40, 1, NULL);
+  writeout_add (wo, 7, 70, 2, NULL);
+  writeout_get_stat (wo, &st);
+  EXPECT (st.checkpoints == 4 && writeout_newest (wo) == 7 && writeout_merged (wo) == 0);
+  while (writeout_merge (wo, SIZE_MAX, &done) == 1 || done)
+    epoch_free (done);
+  EXPECT (writeout_merged (wo) == 7);
+  EXPECT (writeout_begin (wo, &target) != NULL && target == 7);
+  map_free (writeout_end (wo));
+  EXPECT (writeout_is_empty (wo));
+}
+END_TEST
+
+/* Without memory nothing begins, and what is there waits. */
+START_TEST (test_no_memory)
+{
+  struct writeout *w;
+  uint64_t target;
+  unsigned n = 0;
+
+  do {
+    unit_fail_alloc (++n);
+    w = writeout_new ();
+    EXPECT (w != NULL || errno == ENOMEM);
+    unit_fail_alloc (0);
+  } while (w == NULL);
+  EXPECT (n > 2);
+  writeout_free (w);
+
+  writeout_add (wo, 9, 0, 1, NULL);
+  unit_fail_alloc (1);
+  EXPECT (writeout_begin (wo, &target) == NULL && errno == ENOMEM);
+  unit_fail_alloc (0);
+  EXPECT (!writeout_is_empty (wo));
+  EXPECT (writeout_begin (wo, &target) != NULL && target == 9);
+  map_free (writeout_end (wo));
+}
+END_TEST
+
 int
 main (void)
 {
@@ -114,6 +163,8 @@ main (void)
   tcase_set_timeout (tc, 300);
   tcase_add_test (tc, test_partial);
   tcase_add_test (tc, test_bounded);
+  tcase_add_test (tc, test_nothing_written);
+  tcase_add_test (tc, test_no_memory);
   suite_add_tcase (s, tc);
   return unit_run (s);
 }

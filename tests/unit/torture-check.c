@@ -40,7 +40,7 @@ torture_fail (const char *fmt, ...)
     fprintf (stderr, "%llu,%d,%d\n", (unsigned long long) l->p.fault.at,
              l->p.fault.error, l->p.fault.sticky);
   else if (l)
-    fprintf (stderr, "%s\n", l->p.threads ? "threads" : "crash");
+    fprintf (stderr, "%s\n", !l->p.crash ? "looks" : l->p.script ? "scratch" : l->p.threads ? "threads" : "crash");
   abort ();
 }
 
@@ -387,6 +387,17 @@ torture_match (const struct life *life, struct replica *r,
                 (unsigned long long) e->out[0].id);
 }
 
+const struct outcome *
+torture_promoted (const struct life *life, const struct version *got, const struct expect *e,
+                  const struct outcome *o, bool garble)
+{
+  for (unsigned i = 0; i < e->n; i++)
+    if (e->out[i].kind == OUTCOME_PROMOTED && e->out[i].id == o->id &&
+        torture_contents (life, got, e, &e->out[i], garble))
+      return &e->out[i];
+  return NULL;
+}
+
 static void
 go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
        enum simdisk_crash how)
@@ -400,8 +411,10 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
   struct version got = { { NULL }, NULL };
   struct replica_export inlet = { .view = REPLICA_INLET };
   struct commit_answer committed;
+  struct journal_usage usage;
   struct answer a;
   uint8_t block[1000];
+  bool refused = false;
 
   if (host_below (2))
     catalog_look (life, disk);
@@ -432,7 +445,9 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
     break;
   case JOURNAL_PROMOTED:
     read_all (life, r, REPLICA_PROMOTED, &got);
-    MUST (torture_contents (life, &got, e, o, garble), "the promoted disk is not what it was");
+    o = torture_promoted (life, &got, e, o, garble);
+    MUST (o, "the promoted disk is not what it was");
+    end = *o;
     break;
   case JOURNAL_SYNCING:
     MUST (e->clean != CLEAN_NO || how == SIMDISK_KILL,
@@ -451,12 +466,23 @@ go_on (const struct life *life, struct simdisk *disk, const struct expect *e,
       uint64_t off = host_below (life->size[0] - len + 1);
 
       torture_fill (block, len, host_bits ());
-      MUST (replica_pwrite (r, &inlet, block, len, off, 0) == 0, "write: %m");
+      if (replica_pwrite (r, &inlet, block, len, off, 0) == -1) {
+        refused = true;
+        break;
+      }
       memcpy (got.disk[0] + off, block, len);
     }
-    MUST (replica_commit (r, &(struct commit_request) { 0 }, &committed, NULL)
-          == 0, "commit: %m");
-    end = (struct outcome) { OUTCOME_CHECKPOINT, committed.checkpoint, &got };
+    if (refused) {              /* a journal that was full when the host died still is */
+      journal_get_usage (r->journal, &usage);
+      MUST (errno == ENOSPC && usage.available < 4 * JOURNAL_CHUNK && r->state == JOURNAL_STALE,
+            "write: %m, %llu bytes available, %s", (unsigned long long) usage.available,
+            replica_state_word (r->state));
+    }
+    else {
+      MUST (replica_commit (r, &(struct commit_request) { 0 }, &committed, NULL)
+            == 0, "commit: %m");
+      end = (struct outcome) { OUTCOME_CHECKPOINT, committed.checkpoint, &got };
+    }
   }
   while (host_below (3) && !writeout_is_empty (r->wo))
     MUST (writeout_step (r) == 0, "write-out: %m");

@@ -127,6 +127,8 @@ where_is (const char *path)
     return FAULT_CATALOG;
   if (strstr (path, "/acked") || strstr (path, "/lock"))
     return FAULT_MARK;
+  if (torture_is_scratch (path))
+    return FAULT_SCRATCH;
   /* A directory: the catalog's files have names in it, too. */
   if (strstr (path, "/journal") == NULL &&
       (strcmp (torture_doing, "keeping the catalog") == 0 || strcmp (torture_doing, "stopping") == 0))
@@ -178,6 +180,7 @@ on_call (void *opaque, enum simdisk_call call, const char *path, size_t *len)
   f->what = c;
   f->state = l->r ? l->r->state : 0;
   f->moves = l->r ? l->r->moves : 0;
+  f->server = l->servers;
   if (f->error == 0) {
     *len = MIN (*len, (size_t) SIMDISK_SECTOR);
     return 0;
@@ -285,12 +288,15 @@ fault_check (struct life *l)
     MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE, "stale, though nothing was lost: %s", l->r->reason);
   if (f->memory)
     return;
+  if (f->what.where == FAULT_SCRATCH)
+    MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE, "stale, though only scratch was hit: %s", l->r->reason);
   if (f->what.where == FAULT_IMAGE && f->state != JOURNAL_SYNCING && f->what.call != SIMDISK_CALL_READ)
     MUST (state != JOURNAL_STALE || f->state == JOURNAL_STALE,
           "stale, though write-out can go on later: %s", l->r->reason);
   /* At the latest the next request says so, if it does not begin anew. */
   if (f->what.where == FAULT_JOURNAL && f->error != 0 && f->error != EINTR && f->checked > 1 &&
-      (f->what.call == SIMDISK_CALL_WRITE || f->what.call == SIMDISK_CALL_SYNC) && !l->r->direct && l->r->moves == f->moves)
+      (f->what.call == SIMDISK_CALL_WRITE || f->what.call == SIMDISK_CALL_SYNC) && !l->r->direct &&
+      l->r->moves == f->moves && l->servers == f->server)
     MUST (state == JOURNAL_FAILED, "the journal could not be written, and the replica is %s",
           replica_state_word (state));
 }

@@ -21,7 +21,9 @@ const char *const torture_count_name[COUNTS] = {
   [COUNT_RESYNC] = "resyncs", [COUNT_OVERWRITE] = "resyncs in place", [COUNT_WRITEOUT] = "write-outs",
   [COUNT_CATALOG] = "looks at the catalog", [COUNT_STOP] = "clean stops", [COUNT_CRASH] = "crashes survived",
   [COUNT_FULL] = "writes that a full journal refused", [COUNT_OVERTAKEN] = "requests overtaken by others",
-  [COUNT_MIB] = "MiB written",
+  [COUNT_MIB] = "MiB written", [COUNT_VIEW] = "reads of views", [COUNT_REVOKED] = "views revoked",
+  [COUNT_SCRATCH] = "writes to scratch", [COUNT_RESET] = "resets of a scratch",
+  [COUNT_PROMOTE_SCRATCH] = "promotes of scratch",
 };
 
 uint64_t

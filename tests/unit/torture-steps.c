@@ -57,12 +57,12 @@ step_excuse (struct life *l, bool records)
 
 /* --- data --- */
 
-static void
-pick (struct life *l, unsigned *disk, uint64_t *off, uint32_t *len)
+void
+step_pick (struct life *l, unsigned disk, uint64_t *off, uint32_t *len)
 {
   static const uint32_t grain[] = { 1, 512, 4096, 4096 };
   uint32_t g = grain[rnd (l, 4)];
-  uint64_t size = l->size[*disk = rnd (l, l->ndisks)];
+  uint64_t size = l->size[disk];
   uint64_t most = l->p.large && !l->nested && (l->p.greedy || rnd (l, 4)) ? UINT64_C (200000) :
     rnd (l, 8) ? UINT64_C (12000) : UINT64_C (70000);
 
@@ -188,34 +188,39 @@ step_first_copy (struct life *l)
 static void
 step_write (struct life *l)
 {
-  unsigned disk, kind = rnd (l, 8);
+  unsigned disk = rnd (l, l->ndisks), kind = rnd (l, 8);
   uint64_t off;
   uint32_t len;
 
-  pick (l, &disk, &off, &len);
+  step_pick (l, disk, &off, &len);
   write_at (l, disk, off, len, kind > 2 ? 0 : kind);
+}
+
+void
+step_read_export (struct life *l, const struct replica_export *x)
+{
+  static uint8_t buf[TORTURE_REQUEST];
+  uint64_t off;
+  uint32_t len;
+
+  step_pick (l, x->disk, &off, &len);
+  if (l->hole)
+    return;
+  if (LIBRARY (replica_pread (l->r, x, buf, len, off)) == -1) {
+    MUST (fault_excuses (l), "read: %m");
+    return;
+  }
+  MUST (memcmp (buf, l->now->disk[x->disk] + off, len) == 0,
+        "disk %u, %" PRIu64 "+%u does not read as it was written", x->disk, off, len);
 }
 
 static void
 step_read (struct life *l)
 {
-  static uint8_t buf[200000];
-  struct replica_export x;
-  unsigned disk;
-  uint64_t off;
-  uint32_t len;
+  struct replica_export x = life_export (l, rnd (l, l->ndisks));
 
-  pick (l, &disk, &off, &len);
-  if (l->hole)
-    return;
   torture_doing = "reading";
-  x = life_export (l, disk);
-  if (LIBRARY (replica_pread (l->r, &x, buf, len, off)) == -1) {
-    MUST (fault_excuses (l), "read: %m");
-    return;
-  }
-  MUST (memcmp (buf, l->now->disk[disk] + off, len) == 0,
-        "disk %u, %" PRIu64 "+%u does not read as it was written", disk, off, len);
+  step_read_export (l, &x);
 }
 
 /* --- what threads do --- */
@@ -286,6 +291,9 @@ static const struct step {
   { 'p', step_promote, true, 2, 6, 100, 10, 5, 20 },
   { 'y', step_resync, true, 2, 10, 450, 10, 5, 20 },
   { 'x', step_overwrite, false, 5, 3, 100, 3, 10, 20 },
+  { 'v', step_view, true, 5, 120, 60, 120, 3, 10 },
+  { 'u', step_scratch, true, 5, 160, 100, 160, 10, 10 },
+  { 'q', step_promote_scratch, false, 1, 10, 100, 10, 0, 3 },
 };
 #define STEPS (sizeof steps / sizeof steps[0])
 
@@ -296,7 +304,7 @@ weight (const struct life *l, const struct step *s,
   if (overtaking && !s->overtakes)
     return 0;
   /* So that it fills up: first something to have, then writes only. */
-  if (l->p.greedy && takes_writes (state) && strchr ("coyxp", s->letter))
+  if (l->p.greedy && takes_writes (state) && strchr ("coyxpq", s->letter))
     return l->nsteps % l->p.steps < l->p.steps / 8 ? s->protected / 4 : 0;
   switch (state) {
   case JOURNAL_SYNCING: return s->syncing;

@@ -35,15 +35,16 @@ ask (struct life *l, const char *line, int *result)
   if (*result == -1) {
     error = json_string_value (json_object_get (json, "error"));
     MUST (error && strlen (error) > 10, "%s: %s", line, reply);
+    if (getenv ("TORTURE_LOG"))
+      fprintf (stderr, "%s: %s\n", line, error);
   }
   free (reply);
   errno = saved;
   return json;
 }
 
-/* KEY's number of the answer goes to *NUMBER, of a refusal its code (0: there was none). */
-static int
-control (struct life *l, const char *line, const char *key, uint64_t *number)
+int
+torture_control (struct life *l, const char *line, const char *key, uint64_t *number)
 {
   int result, saved;
   json_t *json = ask (l, line, &result), *v;
@@ -71,7 +72,7 @@ step_seal (struct life *l)
   if (l->nsealed == TORTURE_SEALED)
     return;
   model_begin (l, "sealing");
-  if (control (l, "seal", "sealed", &sealed) == -1) {
+  if (torture_control (l, "seal", "sealed", &sealed) == -1) {
     if (!takes_writes (state))
       return;
     step_excuse (l, true);
@@ -110,7 +111,7 @@ step_commit (struct life *l)
     l->known[o.id] = o.base;
     model_perhaps (l, o);
   }
-  if (control (l, line, "checkpoint", &number) == -1) {
+  if (torture_control (l, line, "checkpoint", &number) == -1) {
     MUST (number == MCEXIT_REFUSED || fault_excuses (l), "%s: code %" PRIu64, line, number);
     if (!takes_writes (state))
       return;
@@ -143,7 +144,7 @@ step_nonsense (struct life *l)
     if (life_state (l) != JOURNAL_PROTECTED)
       return;
     snprintf (line, sizeof line, "commit epoch=%" PRIu64, l->cur.id);
-    result = control (l, line, "checkpoint", &number);
+    result = torture_control (l, line, "checkpoint", &number);
     MUST ((result == 0 && number == l->cur.id) || fault_excuses (l), "%s again: %" PRIu64, line, number);
     return;
   case 1:
@@ -152,7 +153,7 @@ step_nonsense (struct life *l)
   default:
     snprintf (line, sizeof line, "commit epoch=%" PRIu64, life_open_epoch (l));
   }
-  MUST (control (l, line, "checkpoint", &number) == -1 &&
+  MUST (torture_control (l, line, "checkpoint", &number) == -1 &&
         (number == MCEXIT_REFUSED || fault_excuses (l)), "%s", line);
 }
 
@@ -177,7 +178,7 @@ step_promote (struct life *l)
   }
   if (can && !again)
     model_perhaps (l, o);
-  if (control (l, line, "checkpoint", &number) == -1) {
+  if (torture_control (l, line, "checkpoint", &number) == -1) {
     if (life_state (l) == JOURNAL_PROMOTED && fault_excuses (l))
       number = o.id;            /* only the answer is missing */
     else {
@@ -195,6 +196,7 @@ step_promote (struct life *l)
   model_new_stream (l, o.base);
   model_no_late (l);
   l->cur = o;
+  l->scratch_is_disk = CLEAN_NO;
   model_settle (l, CLEAN_NO);
 }
 
@@ -206,7 +208,7 @@ step_resync (struct life *l)
   uint64_t number;
 
   model_begin (l, "resyncing");
-  if (control (l, "resync", "generation", &number) == -1) {
+  if (torture_control (l, "resync", "generation", &number) == -1) {
     if (can)
       step_excuse (l, true);
     if (life_state (l) != JOURNAL_RESYNCING || state == JOURNAL_RESYNCING)
@@ -226,7 +228,7 @@ step_overwrite (struct life *l)
 
   model_begin (l, "resyncing in place");
   model_perhaps (l, (struct outcome) { .kind = OUTCOME_NONE });
-  if (control (l, "resync overwrite", "generation", &number) == -1) {
+  if (torture_control (l, "resync overwrite", "generation", &number) == -1) {
     if (!l->p.threads)          /* else a write-out that takes long is reason enough */
       step_excuse (l, true);
     if (l->r->moves == moves)

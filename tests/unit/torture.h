@@ -5,6 +5,7 @@
  *   torture-model.c    what the outside world knows: versions, what is acknowledged, what in flight
  *   torture-steps.c, torture-verbs.c   requests, each of which first notes what it may make of the
  *                      replica and afterwards, if it was acknowledged, what it has
+ *   torture-views.c    the same: views, scratches
  *   torture-life.c     one life of a replica: servers come and go, steps follow each other
  *   torture-fault.c    one call of the disk, or one allocation, that fails
  *   torture-check.c    what a crash left: recovery, or a server that goes on
@@ -31,6 +32,9 @@
 #define TORTURE_CHECKPOINTS 16384       /* epoch numbers of one life */
 #define TORTURE_LATE 256
 #define TORTURE_SEALED 8
+#define TORTURE_VIEWS 3         /* open at a time, and as many scratches */
+#define TORTURE_SCRATCHES 16    /* whose content is known */
+#define TORTURE_REQUEST 200000u /* bytes at the most */
 
 /* Say what went wrong, and how to replay it, and abort. */
 extern void torture_fail (const char *fmt, ...)
@@ -136,7 +140,7 @@ extern void model_free (struct life *l);
 /* --- torture-fault.c ------------------------------------------------------ */
 
 /* What kind of file a call was about. */
-enum fault_where { FAULT_NOWHERE, FAULT_JOURNAL, FAULT_MARK, FAULT_CATALOG, FAULT_IMAGE };
+enum fault_where { FAULT_SCRATCH, FAULT_JOURNAL, FAULT_MARK, FAULT_CATALOG, FAULT_IMAGE };
 
 struct fault_call {
   enum simdisk_call call;
@@ -157,6 +161,7 @@ struct fault {
   bool past;                    /* the server that met it is gone */
   enum journal_replica_state state;     /* when it was hit; 0: no server was up */
   uint64_t moves;               /* … and its moves */
+  unsigned server;              /* which one it was */
   bool over;                    /* nothing fails any more */
   unsigned checked;             /* steps since */
   const char *shown;            /* an image's path, which status is to name */
@@ -206,6 +211,26 @@ struct life_params {
   struct fault fault;
 };
 
+/* A view that is open; BASE is what it shows, NULL: it is not. */
+struct torture_view {
+  struct replica_export x;
+  const struct version *base;
+};
+
+/* A scratch that is open (or X.scratch is NULL). */
+struct torture_opened {
+  struct replica_export x;
+  uint64_t set;
+};
+
+/* What a scratch holds. */
+struct torture_scratch {
+  uint64_t set, id;             /* ID: the checkpoint below */
+  unsigned disk;
+  uint8_t *data;
+  bool unsure;                  /* a write to it failed */
+};
+
 struct life {
   struct life_params p;
   struct simdisk *disk;
@@ -226,11 +251,17 @@ struct life {
   uint64_t newest_epoch;        /* no epoch up to it is ever given out again */
   struct late *late;
   unsigned nlate;
+  struct torture_view views[TORTURE_VIEWS];
+  struct torture_opened scratch_of[TORTURE_VIEWS];
+  struct torture_scratch scratches[TORTURE_SCRATCHES];
+  unsigned nscratches;
+  enum clean scratch_is_disk;   /* promoted: NAME@scratch serves it; CLEAN_MAYBE: nobody knows */
   struct blob *blobs;           /* what LATE points to */
   const struct version *known[TORTURE_CHECKPOINTS];     /* by checkpoint */
   bool ever[TORTURE_CHECKPOINTS];       /* may have been one */
   uint64_t rng;                 /* of the requests */
   uint64_t nsteps;
+  unsigned servers;             /* that have come up */
   unsigned boot;
   bool log_error;
   bool nested;                  /* a request that overtakes another */
@@ -257,6 +288,7 @@ extern void torture_alarm (void);
 enum torture_count {
   COUNT_COMMIT, COUNT_OLDER, COUNT_PROMOTE, COUNT_PROMOTE_OLDER, COUNT_FLUSH, COUNT_RESYNC, COUNT_OVERWRITE,
   COUNT_WRITEOUT, COUNT_CATALOG, COUNT_STOP, COUNT_CRASH, COUNT_FULL, COUNT_OVERTAKEN, COUNT_MIB,
+  COUNT_VIEW, COUNT_REVOKED, COUNT_SCRATCH, COUNT_RESET, COUNT_PROMOTE_SCRATCH,
   COUNTS
 };
 extern uint64_t torture_count[COUNTS];
@@ -274,6 +306,10 @@ extern void step_first_copy (struct life *l);
  * it is reserved.
  */
 extern void step_excuse (struct life *l, bool records);
+/* A range of DISK. */
+extern void step_pick (struct life *l, unsigned disk, uint64_t *off, uint32_t *len);
+/* X serves the disk: does it read as it was written? */
+extern void step_read_export (struct life *l, const struct replica_export *x);
 
 /* --- torture-verbs.c ------------------------------------------------------ */
 
@@ -284,6 +320,8 @@ extern void step_promote (struct life *l);
 extern void step_resync (struct life *l);
 extern void step_overwrite (struct life *l);
 extern void step_status (struct life *l);
+/* A verb: KEY's number of the answer goes to *NUMBER, of a refusal its code (0: there was none). */
+extern int torture_control (struct life *l, const char *line, const char *key, uint64_t *number);
 
 static inline bool
 takes_writes (enum journal_replica_state state)
@@ -295,6 +333,16 @@ takes_writes (enum journal_replica_state state)
 extern enum journal_replica_state life_state (struct life *l);
 extern uint64_t life_open_epoch (struct life *l);
 extern struct replica_export life_export (struct life *l, unsigned disk);
+
+/* --- torture-views.c ------------------------------------------------------ */
+
+extern void step_view (struct life *l);
+extern void step_scratch (struct life *l);
+extern void step_promote_scratch (struct life *l);
+/* A scratch's file: it loses its name at once. */
+extern bool torture_is_scratch (const char *path);
+/* Whoever looks at something goes, as before a server ends. */
+extern void views_end (struct life *l);
 
 /* --- torture-check.c ------------------------------------------------------ */
 
@@ -325,6 +373,11 @@ extern bool torture_contents (const struct life *life,
                               const struct version *got,
                               const struct expect *e, const struct outcome *o,
                               bool garble);
+/* Of what E allows, what has R, which is promoted to O's checkpoint and reads as GOT, come up as?  NULL: nothing. */
+extern const struct outcome *torture_promoted (const struct life *life,
+                                               const struct version *got,
+                                               const struct expect *e,
+                                               const struct outcome *o, bool garble);
 /* Of what E allows, what has R come up as? */
 extern const struct outcome *torture_match (const struct life *life,
                                             struct replica *r,
