@@ -10,9 +10,13 @@
 /* An epoch's map takes this many blocks before it has to grow: 1 MiB of slots. */
 #define EPOCH_BLOCKS 49152
 
-/* Spares for two seals, and one that only speculation_take_all uses. */
+/* Spares for two seals, and one that only speculation_take_all uses.  One more is there from the start, and some of those
+ * that come back are kept: to make one costs 256 page faults, which at hundreds of commits a second is a
+ * part of a core.
+ */
 #define SEAL_SPARES 2u
 #define SPARES (SEAL_SPARES + 1)
+#define SPARES_KEPT 6u
 
 /* So many sealed epochs keep the maps they have: they are likely to be committed soon. */
 #define LOOSE 8
@@ -81,7 +85,7 @@ speculation_new (uint64_t number)
   if (s->newest == NULL)
     goto error;
   s->newest->number = number;
-  while (s->nspares < SPARES) {
+  while (s->nspares <= SPARES) {
     struct epoch *spare = epoch_new ();
 
     if (spare == NULL)
@@ -191,14 +195,20 @@ speculation_seal (struct speculation *s)
 unsigned
 speculation_spares_wanted (const struct speculation *s)
 {
-  return SPARES - s->nspares;
+  return s->nspares < SPARES ? SPARES - s->nspares : 0;
+}
+
+bool
+speculation_spares_room (const struct speculation *s)
+{
+  return s->nspares < SPARES_KEPT;
 }
 
 void
 speculation_restock (struct speculation *s, struct epoch *spare)
 {
   assert (map_is_empty (spare->map));
-  if (s->nspares == SPARES || !spare->roomy) {
+  if (!speculation_spares_room (s) || !spare->roomy) {
     epoch_free (spare);
     return;
   }

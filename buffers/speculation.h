@@ -23,7 +23,7 @@ struct epoch {
 
 struct speculation;
 
-/* Empty, with epoch NUMBER open.  Three spare epochs are made: two so that a seal
+/* Empty, with epoch NUMBER open.  Four spare epochs are made: three so that a seal
  * allocates nothing, and one for speculation_take_all.  NULL with ENOMEM.
  */
 extern struct speculation *speculation_new (uint64_t number);
@@ -49,11 +49,12 @@ extern bool speculation_is_empty_at (const struct speculation *s, unsigned disk,
  * -1 with ENOMEM only when speculation_restock was not called since the last two.
  */
 extern int speculation_seal (struct speculation *s);
-/* How many spare epochs are wanted; hand them in (made outside the lock with
- * epoch_new, or cleared with epoch_clear), so that no seal has to make its own.
- * One that is not wanted, or not roomy, is freed.
+/* How many spare epochs have to be made now: hand them in (made outside the lock with
+ * epoch_new), so that no seal has to make its own.  And may one that is cleared (epoch_clear) be handed
+ * in?  One for which there is no room, or that is not roomy, is freed.
  */
 extern unsigned speculation_spares_wanted (const struct speculation *s);
+extern bool speculation_spares_room (const struct speculation *s);
 extern void speculation_restock (struct speculation *s, struct epoch *spare);
 extern struct epoch *epoch_new (void);          /* empty, prefaulted */
 extern void epoch_free (struct epoch *e);       /* NULL is allowed; not its elders */

@@ -226,7 +226,7 @@ tighten (struct replica *r)
     return -1;
   {
     SCOPED_LOCK (&r->lock);
-    if (speculation_spares_wanted (r->spec) > 0) {
+    if (speculation_spares_room (r->spec)) {
       speculation_restock (r->spec, spare);
       spare = NULL;
     }

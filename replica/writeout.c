@@ -52,7 +52,7 @@ merge_locked (struct replica *r)
         epoch_clear (done);
       pthread_mutex_lock (&r->lock);
       if (done) {
-        if (speculation_spares_wanted (r->spec) > 0)
+        if (speculation_spares_room (r->spec))
           speculation_restock (r->spec, done);
         else {
           pthread_mutex_unlock (&r->lock);

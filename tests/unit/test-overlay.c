@@ -204,7 +204,7 @@ do_merge (void)
     EXPECT (r != -1 || failing);
     if (done) {
       EXPECT (r != -1);
-      if (unit_chance (50) && speculation_spares_wanted (spec) > 0) {
+      if (unit_chance (50) && speculation_spares_room (spec)) {
         epoch_clear (done);
         speculation_restock (spec, done);
       }

@@ -222,22 +222,23 @@ START_TEST (test_spares)
     struct epoch *e;
 
     restock ();
+    unsigned seals = 0, taken = 0;
+
     unit_fail_alloc (1);
-    int a = speculation_seal (spec), b = speculation_seal (spec);
-    int c = speculation_seal (spec), errno_c = errno;
+    while (speculation_seal (spec) == 0)
+      seals++;
+    int errno_c = errno;
     uint64_t number = speculation_open_number (spec);
     e = speculation_take_all (spec, number + 10);
     struct epoch *f = speculation_take_all (spec, number + 20);
     int errno_f = errno;
     unit_fail_alloc (0);
 
-    EXPECT (a == 0 && b == 0);
-    EXPECT (c == -1 && errno_c == ENOMEM);
+    EXPECT (seals == (i == 0 ? 3 : 2));
+    EXPECT (errno_c == ENOMEM);
     EXPECT (f == NULL && errno_f == ENOMEM);
-    EXPECT (number == first + 2);
+    EXPECT (number == first + seals);
     EXPECT (e != NULL && e->number == number);
-    EXPECT (e->older->older->number == first);
-    EXPECT (e->older->older->older == NULL);
     EXPECT (speculation_open_number (spec) == number + 10);
     while (e) {
       struct epoch *older = e->older;
@@ -246,18 +247,82 @@ START_TEST (test_spares)
       EXPECT (e->older == NULL && e->bytes == 0 && map_is_empty (e->map));
       speculation_restock (spec, e);
       e = older;
+      taken++;
     }
+    EXPECT (taken == seals + 1);
     EXPECT (speculation_spares_wanted (spec) == 0);
     EXPECT (speculation_seal (spec) == 0);
-    EXPECT (speculation_spares_wanted (spec) == 1);
+    EXPECT (speculation_spares_wanted (spec) == (i == 0 ? 0 : 1));
     e = speculation_take_all (spec, number + 10);
     epoch_free (e->older);
     epoch_free (e);
   }
   /* One too many is taken, too. */
   restock ();
+  while (speculation_spares_room (spec))
+    speculation_restock (spec, epoch_new ());
   speculation_restock (spec, epoch_new ());
   EXPECT (speculation_spares_wanted (spec) == 0);
+}
+END_TEST
+
+/* As long as each epoch comes back soon, nobody has to make one. */
+START_TEST (test_spares_come_back)
+{
+  for (unsigned i = 0; i < 100; i++) {
+    struct epoch *e;
+
+    EXPECT (speculation_seal (spec) == 0);
+    EXPECT (speculation_spares_wanted (spec) == 0);
+    e = speculation_take_all (spec, speculation_open_number (spec) + 1);
+    while (e) {
+      struct epoch *older = e->older;
+
+      epoch_clear (e);
+      EXPECT (speculation_spares_room (spec));
+      speculation_restock (spec, e);
+      e = older;
+    }
+  }
+}
+END_TEST
+
+/* Without memory there is none, or no more of it; what is there stays. */
+START_TEST (test_refused)
+{
+  struct speculation *s;
+  struct speculation_stat st;
+  struct epoch *e;
+  unsigned n = 0, refused = 0;
+
+  do {
+    unit_fail_alloc (++n);
+    s = speculation_new (1);
+    EXPECT (s != NULL || errno == ENOMEM);
+    unit_fail_alloc (0);
+  } while (s == NULL);
+  EXPECT (n > 4);
+  speculation_free (s);
+
+  unit_fail_alloc (1);
+  e = epoch_of (NULL);
+  EXPECT (e == NULL && errno == ENOMEM);
+  for (unsigned i = 0; i < 100000 && refused < 2; i++) {
+    int r = refused == 0 ? speculation_put (spec, 0, i * 16, 8, i) :
+      speculation_zero (spec, 1, (uint64_t) i * 99, 8, false);
+
+    if (r == -1) {
+      EXPECT (errno == ENOMEM);
+      speculation_get_stat (spec, &st);
+      EXPECT (st.extents == i);
+      unit_fail_alloc (0);
+      EXPECT (speculation_put (spec, 0, i * 16, 8, i) == 0);
+      refused++;
+      unit_fail_alloc (1);
+    }
+  }
+  unit_fail_alloc (0);
+  EXPECT (refused == 2);
 }
 END_TEST
 
@@ -273,6 +338,8 @@ main (void)
   tcase_add_test (tc, test_taken);
   tcase_add_test (tc, test_no_memory);
   tcase_add_test (tc, test_spares);
+  tcase_add_test (tc, test_spares_come_back);
+  tcase_add_test (tc, test_refused);
   suite_add_tcase (suite, tc);
   return unit_run (suite);
 }
