@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -215,4 +216,10 @@ host_time_parse (const char *text, uint64_t *ns)
  invalid:
   errno = EINVAL;
   return -1;
+}
+
+void
+host_thread_has_time (void)
+{
+  (void) setpriority (PRIO_PROCESS, gettid (), 10);
 }

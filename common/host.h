@@ -28,6 +28,11 @@ extern void host_id_text (const uint8_t id[HOST_ID_LEN],
  */
 extern uint64_t host_memory_available (void);
 
+/* The calling thread does what has time: whoever waits for an answer goes before it, but it gets some of a busy
+ * processor, too (a tenth of one that others want as well).  Where that is not to be had it is as any other.
+ */
+extern void host_thread_has_time (void);
+
 /* Wall clock in nanoseconds since 1970, and a clock that never steps. */
 extern uint64_t host_time_ns (void);
 extern uint64_t host_monotonic_ns (void);

@@ -342,6 +342,7 @@ house_main (void *replica)
 {
   struct replica *r = replica;
 
+  host_thread_has_time ();
   while (!round_of_chores (r, host_monotonic_ns () >= r->house.due))
     wait_chores (r);
   return NULL;

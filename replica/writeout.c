@@ -402,6 +402,7 @@ writeout_main (void *replica)
 {
   struct replica *r = replica;
 
+  host_thread_has_time ();
   pthread_mutex_lock (&r->lock);
   while (!r->stopping) {
     if (r->state == JOURNAL_FAILED) {   /* a resync overwrite may mend that */
