@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/lock.h"
 #include "journal/internal.h"
 
 char *
@@ -126,26 +127,6 @@ damage_fatal (struct journal *j, const struct journal_damage *d,
                       "%s/%s: damage at offset %llu: %s: no checkpoint can be recovered: "
                       "the image must not be used", j->dir, d->file,
                       (unsigned long long) d->offset, d->what);
-}
-
-/* Sections are short: whoever finds it taken had better spin a little than
- * go to sleep.
- */
-static int
-lock_init (pthread_mutex_t *lock)
-{
-  pthread_mutexattr_t attr;
-  int r = pthread_mutexattr_init (&attr);
-
-  if (r != 0)
-    return r;
-#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
-  r = pthread_mutexattr_settype (&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
-#endif
-  if (r == 0)
-    r = pthread_mutex_init (lock, &attr);
-  (void) pthread_mutexattr_destroy (&attr);
-  return r;
 }
 
 /* Waits are timed by a clock that nobody sets. */

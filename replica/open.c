@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "common/lock.h"
 #include "common/uri.h"
 #include "common/bytes.h"
 #include "replica/internal.h"
@@ -146,7 +147,7 @@ init_sync (struct replica *r)
   if (e == 0)
     e = pthread_cond_init (&r->chores, &attr);
   if (e == 0)
-    e = pthread_mutex_init (&r->lock, NULL);
+    e = lock_init (&r->lock);
   if (e != 0) {
     errno = e;
     return -1;
