@@ -182,6 +182,38 @@ def test_refusals(test):
     equal(os.listdir(test.dir), [], "what is left")
 
 
+def curves(test, *arguments):
+    return subprocess.run([os.path.join(BENCH, "curves-run"), "--build=" + BUILD, "--out=" + test.path("out"),
+                           *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, cwd=test.dir, timeout=4 * DEADLINE,
+                          env=environment({"BENCH_DIR": test.dir}), check=False)
+
+
+def test_curves(test):
+    """A table with a line for each value, and a picture of it, for each curve that is asked for."""
+    p = curves(test, "--tiny", "--only=commit,disk-size,history")
+    check(p.returncode == 0, p)
+    names = ["commit", "disk-size", "history"]
+    equal(sorted(os.listdir(test.path("out"))), sorted(n + e for n in names for e in (".dat", ".svg")), "files")
+    equal(os.listdir(test.dir), ["out"], "what is left")
+    for name in names:
+        lines = read_file(test.path("out/%s.dat" % name)).decode().splitlines()
+        rows = [[float(x) for x in line.split("\t")] for line in lines if not line.startswith("#")]
+        equal([len(row) for row in rows], [4, 4], name, lines)
+        check(rows[0][0] < rows[1][0] and all(x > 0 for row in rows for x in row), name, rows)
+        picture = read_file(test.path("out/%s.svg" % name))
+        check(picture.startswith(b"<?xml") and picture.count(b"<path") > 3, name, picture[:200])
+
+
+def test_curves_errors(test):
+    """One line for a curve that there is not, and for no rounds."""
+    for arguments, words in ((("--only=commit,nonsense",), "nonsense"), (("--rounds=0",), "--rounds")):
+        p = curves(test, *arguments)
+        equal(p.returncode, 1, arguments)
+        check(p.stderr.startswith("curves: ") and p.stderr.count("\n") == 1 and words in p.stderr, p.stderr)
+        check(not os.path.exists(test.path("out")), "a folder was made")
+
+
 def test_a_peer_that_cannot_run(test):
     """It is left out, with the reason in table and JSON; the others go on."""
     os.mkdir(test.path("bin"))
