@@ -136,6 +136,29 @@ ready_one_locked (struct journal *j)
   return 0;
 }
 
+/* Some more room than there is, by one for all: were everybody who finds too little to get a chunk ready, these
+ * would take the staging buffers away from data, and then nobody could go on.  Releases the lock.
+ */
+static int
+make_room_locked (struct journal *j)
+{
+  struct tables *t = &j->tab;
+  int r;
+
+  if (t->making) {
+    pthread_cond_wait (&j->buffer_cond, &j->lock);
+    if (j->failed == 0)
+      return 0;
+    errno = EIO;
+    return -1;
+  }
+  t->making = true;
+  r = ready_one_locked (j);
+  t->making = false;
+  pthread_cond_broadcast (&j->buffer_cond);
+  return r;
+}
+
 /* So that publish and seal never allocate. */
 int
 tables_grow_locked (struct journal *j)
@@ -182,7 +205,7 @@ journal_credit (struct journal *j, unsigned n, uint32_t blocks)
     return -1;
   }
   while (room_locked (j) < j->tab.credit + need)
-    if (ready_one_locked (j) == -1)
+    if (make_room_locked (j) == -1)
       return -1;
   if (tables_grow_locked (j) == -1)
     return -1;

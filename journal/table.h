@@ -30,6 +30,7 @@ struct tables {
   uint32_t last_chunk;          /* for the next one's header */
   uint32_t ready[READY_MAX];    /* chunks to go on in, zeroed and bound */
   unsigned nready;
+  bool making;                  /* somebody gets one ready */
   uint64_t credit;              /* slots promised */
   unsigned credits;             /* publications promised */
   struct epoch_info *epochs;    /* ring, oldest first */

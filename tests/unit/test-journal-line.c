@@ -458,6 +458,43 @@ teardown (void)
   help_remove (&h);
 }
 
+#define CREDITORS 16u
+
+static pthread_barrier_t together;
+
+static void *
+credit_main (void *arg)
+{
+  int *result = arg;
+
+  (void) pthread_barrier_wait (&together);
+  *result = journal_credit (h.j, 1, 1);
+  return NULL;
+}
+
+/* Many who find no room for their descriptors at once: one table chunk is got ready, and not one for each, which would leave
+ * no buffer for data.
+ */
+START_TEST (one_table_for_all)
+{
+  pthread_t thread[CREDITORS];
+  int result[CREDITORS];
+
+  ck_assert_uint_eq (h.j->tab.nready, 0);
+  ck_assert_int_eq (pthread_barrier_init (&together, NULL, CREDITORS), 0);
+  for (unsigned i = 0; i < CREDITORS; i++)
+    ck_assert_int_eq (pthread_create (&thread[i], NULL, credit_main, &result[i]), 0);
+  for (unsigned i = 0; i < CREDITORS; i++) {
+    ck_assert_int_eq (pthread_join (thread[i], NULL), 0);
+    ck_assert_int_eq (result[i], 0);
+  }
+  ck_assert_uint_eq (h.j->tab.nready, 1);
+  for (unsigned i = 0; i < CREDITORS; i++)
+    journal_uncredit (h.j, 1, 1);
+  (void) pthread_barrier_destroy (&together);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -473,6 +510,7 @@ main (void)
   tcase_add_loop_test (t, served_meanwhile, 0, 2);
   tcase_add_test (t, no_room_any_more);
   tcase_add_test (t, commit_of_its_own);
+  tcase_add_test (t, one_table_for_all);
   suite_add_tcase (s, t);
   return unit_run (s);
 }
