@@ -24,7 +24,8 @@ $(FUZZERS:%=fuzz-run-%): fuzz-run-%: fuzz/fuzz-%
 	case $* in \
 	    recovery) of=$(FUZZ_RECOVERY);; control) of=$(FUZZ_CONTROL);; *) of=-;; \
 	esac; \
-	fuzz/fuzz-$* -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -runs=$(FUZZ_RUNS) -timeout=60 -max_len=4000 \
+	ASAN_OPTIONS=allocator_may_return_null=1 \
+	fuzz/fuzz-$* -malloc_limit_mb=1000000 -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -runs=$(FUZZ_RUNS) -timeout=60 -max_len=4000 \
 	    -print_final_stats=1 -artifact_prefix=fuzz/found/$*- \
 	    fuzz/found/$* $(srcdir)/fuzz/corpus/$* >$$log 2>&1 || \
 	    { tail -n 60 $$log; exit 1; }; \

@@ -22,13 +22,16 @@ extern size_t LLVMFuzzerMutate (uint8_t *data, size_t size, size_t max);
 extern size_t LLVMFuzzerCustomMutator (uint8_t *data, size_t size, size_t max,
                                        unsigned seed);
 
-/* Large pieces of memory come and go: keep few of them. */
+/* Large pieces of memory come and go: keep few of them.  A forged disk size asks for more than there is, and gets ENOMEM, as
+ * it would without the sanitizer.
+ */
 #define FUZZ_ASAN_OPTIONS                                               \
   extern const char *__asan_default_options (void);                     \
   __attribute__ ((visibility ("default"))) const char *                 \
   __asan_default_options (void)                                         \
   {                                                                     \
-    return "quarantine_size_mb=8:allocator_release_to_os_interval_ms=-1"; \
+    return "quarantine_size_mb=8:allocator_release_to_os_interval_ms=-1:" \
+           "allocator_may_return_null=1";                                \
   }
 
 #define HOLDS(cond, ...)                                                 \
