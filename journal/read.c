@@ -194,7 +194,7 @@ loaded_new_locked (struct journal *j, uint32_t c)
     j->loaded = oldest;
     j->nloaded++;
   }
-  if (oldest->chunk != 0)
+  if (oldest->chunk != 0 && j->chunks[oldest->chunk].loaded == oldest)
     j->chunks[oldest->chunk].loaded = NULL;
   oldest->chunk = c;
   j->chunks[c].loaded = oldest;

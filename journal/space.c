@@ -32,6 +32,9 @@ space_free (struct journal *j)
 {
   for (uint32_t c = 0; j->chunks && c < j->nchunks; c++)
     free (j->chunks[c].live);
+  /* What was loaded is of the chunks as they were; nobody has it. */
+  for (struct loaded *l = j->loaded; l; l = l->next)
+    l->chunk = 0;
   free (j->chunks);
   j->chunks = NULL;
   while (j->live_pool) {

@@ -427,6 +427,9 @@ commit_turn (struct replica *r, struct commit_request *req, uint64_t since,
   cp.id = req->epoch;
   if (!req->has_epoch && seal (r, false, &cp.id, err) == -1)
     return -1;
+  /* Tried again it is for this one, whatever is open by then. */
+  req->has_epoch = true;
+  req->epoch = cp.id;
   if (req->label)
     strncpy (cp.label, req->label, JOURNAL_LABEL_MAX);
   {
@@ -456,8 +459,6 @@ commit_turn (struct replica *r, struct commit_request *req, uint64_t since,
     int saved = errno;
 
     if (!journal_failed (r->journal)) {
-      req->has_epoch = true;
-      req->epoch = cp.id;
       errno = saved;
       return mcerror_set (err, MCEXIT_REFUSED,
                           "cannot commit: %m: nothing is lost; commit epoch %" PRIu64 " again later%s",

@@ -327,6 +327,7 @@ promote_turn (struct replica *r, const char *to, bool scratch,
 {
   struct promote_change change = { .pending = scratch };
   int result = check_promote (r, to, answer, err);
+  bool failed;
 
   if (result != 0)
     return result == 1 ? 0 : -1;
@@ -351,12 +352,17 @@ promote_turn (struct replica *r, const char *to, bool scratch,
     SCOPED_LOCK (&r->lock);
 
     move_begin_locked (r);
+    /* Write-out, or a read, may have failed meanwhile. */
+    while (r->failing)
+      pthread_cond_wait (&r->changed, &r->lock);
+    failed = r->state == JOURNAL_FAILED;
     speculation_get_stat (r->spec, &stat);
     change.open = speculation_open_number (r->spec) + 1;
     change.epochs = stat.epochs;
     change.bytes = stat.bytes;
   }
-  result = promote_record (r, &change, answer, err);
+  result = failed ? check_promote (r, to, answer, err) :
+    promote_record (r, &change, answer, err);
   if (result == 0 && scratch)
     result = scratch_ingest (r, change.checkpoint.id, err);
   move_end (r);

@@ -285,6 +285,15 @@ note_lost (struct regroup *g, struct replica *r)
   return journal_set_config (r->journal, &next, g->err);
 }
 
+static bool
+any_lost (const struct replica *r)
+{
+  for (unsigned i = 0; i < r->ndisks; i++)
+    if (r->disks[i].lost)
+      return true;
+  return false;
+}
+
 /* Nothing that is not committed may be left. */
 static int
 discard_rest (const struct regroup *g, struct replica *r)
@@ -294,7 +303,8 @@ discard_rest (const struct regroup *g, struct replica *r)
 
   speculation_get_stat (r->spec, &stat);
   c = (struct void_change) { .open = speculation_open_number (r->spec) + 1,
-                             .hole = stat.extents > 0 };
+                             /* A copy that runs has sent what it will not send again. */
+                             .hole = stat.extents > 0 || (r->state == JOURNAL_RESYNCING && any_lost (r)) };
   /* Samples, too, name disks by number. */
   journal_set_samples (r->journal, NULL, 0);
   if (journal_record (r->journal, JOURNAL_REC_STATE, change_void, &c) == -1)
@@ -309,15 +319,6 @@ discard_rest (const struct regroup *g, struct replica *r)
   if (discard_speculation (r) == -1)
     return mcerror_set (g->err, MCEXIT_USAGE, "%s/journal: %m", r->dir);
   return 0;
-}
-
-static bool
-any_lost (const struct replica *r)
-{
-  for (unsigned i = 0; i < r->ndisks; i++)
-    if (r->disks[i].lost)
-      return true;
-  return false;
 }
 
 /* Everything that is committed into the images, and nothing else left. */

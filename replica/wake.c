@@ -87,6 +87,22 @@ has_fresh (const struct replica *r, const struct journal_state *state)
   return false;
 }
 
+/* Is each disk that no checkpoint has yet one that the user adds? */
+static bool
+joins (const struct replica *r, const struct journal_state *state,
+       const struct replica_params *params)
+{
+  for (unsigned i = 0; i < r->ndisks; i++) {
+    bool added = state->has_checkpoint && state->checkpoint.id >= r->disks[i].joined;
+
+    for (unsigned k = 0; k < params->nadd && !added; k++)
+      added = strcmp (params->add[k], r->disks[i].name) == 0;
+    if (!added)
+      return false;
+  }
+  return true;
+}
+
 /* Writes of a first copy went straight to the images and nobody has flushed them: are
  * they there all the same?
  */
@@ -108,7 +124,8 @@ copy_is_whole (const struct replica *r, const struct journal_state *state,
  * WHY what there was could not be taken over, "" when there was nothing.
  */
 static int
-wake (struct replica *r, struct journal_state *state, uint64_t newest,
+wake (struct replica *r, const struct replica_params *params,
+      struct journal_state *state, uint64_t newest,
       enum journal_took took, const char *why, bool *restored,
       struct mcerror *err)
 {
@@ -168,6 +185,13 @@ wake (struct replica *r, struct journal_state *state, uint64_t newest,
       r->lost = true;
       set_reason_locked (r, "acknowledged writes since the last checkpoint are lost (%s): "
                          "start a new full mirror after the verb resync", why);
+    }
+    else if (state->state == JOURNAL_PROTECTED && has_fresh (r, state) && !joins (r, state, params)) {
+      /* Its mirror knows nothing of that, and sends what changes. */
+      state->state = JOURNAL_STALE;
+      r->lost = true;
+      set_reason_locked (r, "%s", "a disk was to leave without its image, and has stayed: what was committed to it and not "
+                         "written out is lost: start a new full mirror after the verb resync");
     }
     else if (has_fresh (r, state)) {
       state->state = JOURNAL_RESYNCING;
@@ -344,7 +368,7 @@ revive (struct replica *r, const struct replica_params *params,
   }
   if (damaged)
     return wake_damaged (r, &state, took, err);
-  if (wake (r, &state, newest, took, why.text, &restored, err) == -1)
+  if (wake (r, params, &state, newest, took, why.text, &restored, err) == -1)
     return -1;
   r->state = state.state;
   r->closed = state.closed;

@@ -366,7 +366,8 @@ cycle_locked (struct replica *r)
   result = cycle (r, map, target);
   pthread_mutex_lock (&r->lock);
   r->writing_out = false;
-  note_progress_locked (r);
+  if (result == 0)
+    note_progress_locked (r);
   pthread_cond_broadcast (&r->changed);
   return result;
 }

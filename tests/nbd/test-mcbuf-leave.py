@@ -183,7 +183,7 @@ def test_killed(test):
                 seen.add("stayed")
                 group.rest("stayed")
             else:               # never without a word
-                check(s["state"] in ("resyncing", "failed"), s)
+                check(s["state"] == "stale" and "without its image" in s["reason"], s)
                 seen.add("needs a copy")
         group.server.kill()
         for name in os.listdir(test.path("j")):
