@@ -23,6 +23,15 @@ from libmcbuf import (KiB, MiB, Control, check, done, equal,
                       read_all)
 
 
+def sectors(offset, length):
+    """OFFSET, LENGTH as the pieces that cannot be torn: cut where sectors are."""
+    end = offset + length
+    while offset < end:
+        high = min(offset // 512 * 512 + 512, end)
+        yield offset, high
+        offset = high
+
+
 class Snapshot:
     """What the disks may be: bytes, and ranges that may be one or the other."""
 
@@ -36,10 +45,11 @@ class Snapshot:
             got, want = images[i], bytearray(content)
             for disk, at, old, new in self.either:
                 if disk == i:
-                    for s in range(0, len(old), 512):   # a sector is never torn
-                        piece = bytes(got[at + s:at + s + 512][:len(old) - s])
-                        if piece not in (old[s:s + 512], new[s:s + 512]):
-                            return "disk %d: neither old nor new at %d" % (i, at + s)
+                    for low, high in sectors(at, len(old)):
+                        piece = bytes(got[low:high])
+                        if piece not in (old[low - at:high - at],
+                                         new[low - at:high - at]):
+                            return "disk %d: neither old nor new at %d" % (i, low)
                     want[at:at + len(old)] = got[at:at + len(old)]
             where = first_difference(bytes(got), bytes(want))
             if where:
