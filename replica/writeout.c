@@ -273,11 +273,16 @@ note_progress_locked (struct replica *r)
 
 /* --- the end of a promote's backlog --------------------------------------------- */
 
+/* Of the promote in whose generation it was: since then the replica may have been a standby again, and
+ * promoted again.
+ */
 static void
 change_drained (struct journal_state *state, void *opaque)
 {
-  (void) opaque;
-  state->drained = true;
+  const uint64_t *generation = opaque;
+
+  if (state->state == JOURNAL_PROMOTED && state->generation == *generation)
+    state->drained = true;
 }
 
 /* Everything is in the images and nobody is about to add to the journal: from
@@ -304,7 +309,7 @@ try_direct_locked (struct replica *r)
 static void
 go_direct (struct replica *r)
 {
-  uint64_t until;
+  uint64_t until, generation;
   bool done;
 
   {
@@ -316,6 +321,7 @@ go_direct (struct replica *r)
       (void) wait_changed_locked (r, 10);
     r->want_idle--;
     done = try_direct_locked (r);
+    generation = r->generation;
   }
   if (!done && promoted_flush (r) == -1)
     replica_log (r, REPLICA_LOG_ERROR, "cannot flush promoted writes: %m");
@@ -337,16 +343,17 @@ go_direct (struct replica *r)
     r->writing_out = false;
     note_progress_locked (r);
     done = try_direct_locked (r);
+    generation = r->generation;
     r->drain_hold = false;
     pthread_cond_broadcast (&r->changed);
   }
   if (!done)
     return;
-  if (journal_record (r->journal, JOURNAL_REC_STATE, change_drained, NULL) == -1)
+  if (journal_record (r->journal, JOURNAL_REC_STATE, change_drained, &generation) == -1)
     replica_log (r, REPLICA_LOG_ERROR, "%s/journal: cannot note that the backlog is drained: %m",
                  r->dir);
   SCOPED_LOCK (&r->lock);
-  r->drained = r->state == JOURNAL_PROMOTED && r->direct;
+  r->drained = r->state == JOURNAL_PROMOTED && r->direct && r->generation == generation;
 }
 
 /* Write out what is merged, or what a cycle that was held left.  The lock is let go
