@@ -249,7 +249,8 @@ walk_chain (struct log_walk *w, uint64_t upto)
 }
 
 /* Are the records behind the last one, up to the one that was acknowledged, nothing but that
- * commit?  Then write-out had not gone on since, and older checkpoints are as they were.
+ * commit?  Then write-out had not gone on since, and older checkpoints are as they were.  A mark of an earlier
+ * boot may be old: who knows what was recorded after it.
  */
 static bool
 lost_is_commit (const struct log_walk *w, const struct format_acked *acked)
@@ -260,7 +261,8 @@ lost_is_commit (const struct log_walk *w, const struct format_acked *acked)
 
   if (!j->state.has_checkpoint ||
       get64 (acked->checkpoint) <= j->state.checkpoint.id ||
-      get64 (acked->generation) != j->state.generation)
+      get64 (acked->generation) != j->state.generation ||
+      memcmp (acked->boot_id, j->boot_id, HOST_ID_LEN) != 0)
     return false;
   if (seq == w->seq + 1)
     return true;                /* each record has a mark of its own */

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "journal/internal.h"
 #include "replica/internal.h"
@@ -193,11 +192,10 @@ main (void)
 {
   static const enum damage_ending endings[] = {
     END_KILLED, END_STOPPED, END_PROMOTED, END_LONG, END_COPIED };
-  const char *text = getenv ("MCBUF_TEST_SEED");
   uint64_t wanted = getenv ("MCBUF_RECOVER_STATES") ?
     strtoull (getenv ("MCBUF_RECOVER_STATES"), NULL, 0) : unless_slow (STATES);
 
-  seed = text && *text ? strtoull (text, NULL, 0) : (uint64_t) time (NULL);
+  seed = first_seed ();
   printf ("recovery: replay with MCBUF_TEST_SEED=%" PRIu64 "\n", seed);
   fflush (stdout);
   (void) mallopt (M_MMAP_THRESHOLD, 64 << 20);

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "replica/internal.h"
@@ -22,6 +21,11 @@
 
 #define STATES 6000             /* of "make check" */
 #define PER_LIFE 60             /* states */
+
+/* Seeds that found something, in all runs.  1795473162: the power is lost, so that the mark is old; the newest commit
+ * that it knows goes, and write-out had gone further: an older checkpoint was offered that the images were past.
+ */
+static const uint64_t pinned[] = { UINT64_C (1795473162) };
 
 static uint64_t seed, states, right, refused, offered, served;
 static uint64_t harms[HARMS][2];        /* of each: right, refused */
@@ -434,7 +438,8 @@ one_state (const struct damage_life *other, enum harm which)
     return;
   }
   states++;
-  host_boot (host_new_boot ());
+  if (states % 2)               /* else in the boot of the harm */
+    host_boot (host_new_boot ());
   code = try_recovery (disk);
   harms[which][code != MCEXIT_DONE]++;
   if (which == HARM_NONE)
@@ -484,16 +489,18 @@ one_life (uint64_t s)
 int
 main (void)
 {
-  const char *text = getenv ("MCBUF_TEST_SEED");
   uint64_t wanted = getenv ("MCBUF_DAMAGE_STATES") ?
     strtoull (getenv ("MCBUF_DAMAGE_STATES"), NULL, 0) : unless_slow (STATES);
 
-  seed = text && *text ? strtoull (text, NULL, 0) : (uint64_t) time (NULL);
+  seed = first_seed ();
   printf ("damage: replay with MCBUF_TEST_SEED=%" PRIu64 "\n", seed);
   fflush (stdout);
   (void) mallopt (M_MMAP_THRESHOLD, 64 << 20);
   (void) mallopt (M_TRIM_THRESHOLD, 512 << 20);
-  for (; states < wanted; seed++)
+  if (!getenv ("MCBUF_TEST_SEED"))
+    for (size_t i = 0; i < sizeof pinned / sizeof pinned[0]; i++)
+      one_life (seed = pinned[i]);
+  for (seed = first_seed (); states < wanted; seed++)
     one_life (seed);
   printf ("%" PRIu64 " harmed replicas: %" PRIu64 " recovered right, %" PRIu64 " refused (%" PRIu64
           " of them recovered to the older checkpoint that was offered), %" PRIu64 " served\n",

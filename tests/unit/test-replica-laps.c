@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "journal/internal.h"
@@ -327,10 +326,9 @@ full (void)
 int
 main (void)
 {
-  const char *text = getenv ("MCBUF_TEST_SEED");
   unsigned n = getenv ("MCBUF_LAPS") ? strtoul (getenv ("MCBUF_LAPS"), NULL, 0) : unless_slow (LAPS);
 
-  seed = text && *text ? strtoull (text, NULL, 0) : (uint64_t) time (NULL);
+  seed = first_seed ();
   printf ("laps: replay with MCBUF_TEST_SEED=%" PRIu64 "\n", seed);
   fflush (stdout);
   (void) mallopt (M_MMAP_THRESHOLD, 64 << 20);
