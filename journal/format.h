@@ -314,7 +314,8 @@ struct format_sums {
   le64 seq;                     /* the newest record then */
   uint8_t reserved1[80];
   struct format_stamp stamp[JOURNAL_MAX_DISKS];
-  uint8_t reserved2[JOURNAL_BLOCK - 128 - 16 * JOURNAL_MAX_DISKS];
+  le64 written[JOURNAL_MAX_DISKS];      /* target of the last write-out that wrote to it; 0: not known */
+  uint8_t reserved2[JOURNAL_BLOCK - 128 - 24 * JOURNAL_MAX_DISKS];
 };
 FORMAT_PIN (format_sums, crc, 8);
 FORMAT_PIN (format_sums, disks_crc, 12);
@@ -322,6 +323,7 @@ FORMAT_PIN (format_sums, id, 16);
 FORMAT_PIN (format_sums, upto, 32);
 FORMAT_PIN (format_sums, seq, 40);
 FORMAT_PIN (format_sums, stamp, 128);
+FORMAT_PIN (format_sums, written, 1152);
 FORMAT_SIZE (format_sums, JOURNAL_BLOCK);
 
 /* ... and the others. */

@@ -311,9 +311,7 @@ recover_check_images (struct recovery *rec, enum sums_depth depth)
   case 1:
     return 0;
   case 0:
-    return image_damage (rec, miss.disk, MCEXIT_DAMAGE, miss.offset,
-                         "not what was written out there: another image, an older copy, "
-                         "or somebody wrote to it");
+    return image_damage (rec, miss.disk, MCEXIT_DAMAGE, miss.offset, samples_miss_text (&miss));
   }
   return mcerror_set (rec->err, MCEXIT_USAGE, "%s: cannot read: %m",
                       backing_path (rec->disks[miss.disk].backing));

@@ -359,6 +359,14 @@ samples_update (struct journal *j, struct disk *disks, unsigned ndisks,
 
 /* --- holding the images against them --- */
 
+const char *
+samples_miss_text (const struct samples_miss *miss)
+{
+  return miss->later ? "of a later time than the journal, which does not know what was written out to it last: "
+    "put the right one of them back" :
+    "not what was written out there: another image, an older copy, or somebody wrote to it";
+}
+
 int
 samples_check (struct journal *j, struct disk *disks, unsigned ndisks,
                struct samples_miss *miss)
@@ -368,7 +376,7 @@ samples_check (struct journal *j, struct disk *disks, unsigned ndisks,
   struct journal_state state;
   unsigned n;
 
-  miss->disk = 0;
+  *miss = (struct samples_miss) { .disk = 0 };
   if (list == NULL || mem == NULL)
     return -1;
   journal_get_state (j, &state);

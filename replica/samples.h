@@ -34,7 +34,11 @@ extern void samples_update (struct journal *j, struct disk *disks,
 struct samples_miss {
   unsigned disk;
   uint64_t offset;              /* in its image, bytes */
+  bool later;                   /* all of it is of a later time than the journal */
 };
+
+/* In words. */
+extern const char *samples_miss_text (const struct samples_miss *miss);
 
 /* Are the images, those that are open, what the samples say?  1 yes; 0 no, *MISS says where; -1 with errno: MISS->disk cannot be
  * read, or ENOMEM.

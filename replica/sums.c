@@ -28,6 +28,7 @@ struct sums {
   const struct io_fs *fs;
   char *path;
   bool look, broken;
+  bool later;                   /* the file is of a later time than the journal: broken, and as it was found */
   bool touched[JOURNAL_MAX_DISKS];      /* an image was, by somebody else */
   int (*progress) (void *opaque, uint64_t bytes);
   void *opaque;
@@ -134,20 +135,56 @@ read_page (struct sums *s, uint64_t at, void *page)
          get32 (((const struct format_page *) page)->crc) == page_crc (page);
 }
 
-/* Is what is there of this replica, whole, and of now? */
+/* Is what is there of this replica, and whole? */
 static bool
-head_counts (struct sums *s)
+head_is_ours (struct sums *s)
 {
   const struct journal_config *config = journal_get_config (s->journal);
-  struct journal_state state;
 
-  journal_get_state (s->journal, &state);
   return read_page (s, 0, &s->head) &&
          memcmp (s->head.magic, FORMAT_SUMS_MAGIC, sizeof s->head.magic) == 0 &&
          memcmp (s->head.id, config->id, HOST_ID_LEN) == 0 &&
-         get32 (s->head.disks_crc) == disks_crc (config) &&
-         get64 (s->head.upto) >= state.watermark.id &&
+         get32 (s->head.disks_crc) == disks_crc (config);
+}
+
+/* And of now? */
+static bool
+head_counts (struct sums *s)
+{
+  struct journal_state state;
+
+  journal_get_state (s->journal, &state);
+  return get64 (s->head.upto) >= state.watermark.id &&
          get64 (s->head.seq) <= journal_newest_record (s->journal);
+}
+
+/* Has DISK been written to by a write-out that the journal does not know of?  No write-out begins before a
+ * record of its target is durable.
+ */
+static bool
+is_later (const struct sums *s, unsigned disk)
+{
+  struct journal_state state;
+
+  journal_get_state (s->journal, &state);
+  return get64 (s->head.written[disk]) > state.target;
+}
+
+static bool
+any_is_later (const struct sums *s)
+{
+  for (unsigned i = 0; i < journal_get_config (s->journal)->ndisks; i++)
+    if (is_later (s, i))
+      return true;
+  return false;
+}
+
+static void
+begin_anew (struct sums *s)
+{
+  give_up (s);
+  begin_head (s);
+  s->broken = !is_empty (s) || put_head (s) == -1;
 }
 
 static void
@@ -212,13 +249,17 @@ sums_open (const struct io_fs *fs, const char *dir, struct journal *j,
   }
   if (io_open (fs, s->path, look ? O_RDONLY : O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &s->file) == -1)
     goto none;
-  if (!head_counts (s)) {
-    if (look)
-      goto none;
-    give_up (s);
-    begin_head (s);
-    s->broken = !is_empty (s) || put_head (s) == -1;
+  if (head_is_ours (s)) {
+    if (any_is_later (s))
+      s->later = s->broken = true;
+    else if (head_counts (s))
+      return s;
   }
+  if (s->later)
+    return s;
+  if (look)
+    goto none;
+  begin_anew (s);
   return s;
 
  none:
@@ -233,9 +274,15 @@ sums_forget (struct sums *s)
 
   if (s == NULL || s->look)
     return;
+  if (s->later) {
+    s->later = false;
+    begin_anew (s);
+    return;
+  }
   broken = s->broken;
   give_up (s);
   memset (s->head.stamp, 0, sizeof s->head.stamp);
+  memset (s->head.written, 0, sizeof s->head.written);
   s->broken = broken || !is_empty (s) || put_head (s) == -1;
 }
 
@@ -351,11 +398,15 @@ is_untouched (const struct sums *s, const struct disk *disk, unsigned number,
   return *tells && get64 (was->inode) == inode && get64 (was->mtime) == mtime;
 }
 
-/* A write-out is done. */
+/* A write-out of RUNS is done. */
 static void
-stamp (struct sums *s, struct disk *disks, unsigned ndisks, uint64_t upto)
+stamp (struct sums *s, struct disk *disks, unsigned ndisks,
+       const struct map_run *runs, size_t n, uint64_t upto)
 {
   s->head.upto = put64 (upto);
+  for (size_t i = 0; i < n; i++)
+    if (i == 0 || runs[i].disk != runs[i - 1].disk)
+      s->head.written[runs[i].disk] = put64 (upto);
   s->head.seq = put64 (journal_newest_record (s->journal));
   for (unsigned i = 0; i < ndisks; i++) {
     uint64_t inode = 0, mtime = 0;
@@ -422,7 +473,7 @@ sums_note (struct sums *s, struct disk *disks, unsigned ndisks,
   }
   flush_page (s);
   if (!s->broken)
-    stamp (s, disks, ndisks, upto);
+    stamp (s, disks, ndisks, runs, n, upto);
   /* Before the record that says that all this was written. */
   if (!s->broken && n > 0 && io_fdatasync (s->file) == -1)
     give_up (s);
@@ -530,6 +581,28 @@ check_disk (struct sums *s, struct disk *disk, unsigned number,
   return 1;
 }
 
+/* The journal is of an earlier time than the file.  An image that is just as that write-out has left it is
+ * of that later time, too; if none is, the images have been put back with the journal.
+ */
+static int
+check_later (struct sums *s, struct disk *disks, unsigned ndisks,
+             struct samples_miss *miss)
+{
+  for (unsigned i = 0; i < ndisks; i++) {
+    bool tells;
+
+    if (is_known (&disks[i]) && is_later (s, i) && is_untouched (s, &disks[i], i, &tells)) {
+      *miss = (struct samples_miss) { .disk = i, .later = true };
+      return 0;
+    }
+  }
+  if (!s->look) {
+    s->later = false;
+    begin_anew (s);
+  }
+  return 1;
+}
+
 int
 sums_check (struct sums *s, struct disk *disks, unsigned ndisks,
             enum sums_depth depth, struct samples_miss *miss)
@@ -539,13 +612,15 @@ sums_check (struct sums *s, struct disk *disks, unsigned ndisks,
   size_t n;
   int r = 1;
 
-  miss->disk = 0;
-  if (s == NULL || s->broken)
+  *miss = (struct samples_miss) { .disk = 0 };
+  if (s == NULL || (s->broken && !s->later))
     return 1;
   journal_get_state (s->journal, &state);
   if (!state.has_checkpoint ||
       (state.state == JOURNAL_PROMOTED && journal_backlog (s->journal) == 0))
     return 1;                   /* written to by others: see samples_check */
+  if (s->later)
+    return check_later (s, disks, ndisks, miss);
   if (under_way (s, &runs, &n) == -1)
     return errno == ENOMEM ? -1 : 1;    /* damage of the journal: others tell of that */
   for (unsigned i = 0; i < ndisks && r == 1; i++) {

@@ -244,9 +244,8 @@ check_images (struct replica *r, bool *damaged)
   case 1:
     return 0;
   case 0:
-    set_reason_locked (r, "%s: offset %" PRIu64 ": not what was written out there: another image, an older copy, "
-                       "or somebody wrote to it: restore it, or start anew after resync overwrite",
-                       backing_path (r->disks[miss.disk].backing), miss.offset);
+    set_reason_locked (r, "%s: offset %" PRIu64 ": %s: restore it, or start anew after resync overwrite",
+                       backing_path (r->disks[miss.disk].backing), miss.offset, samples_miss_text (&miss));
     *damaged = true;
     return 0;
   }

@@ -192,6 +192,36 @@ def test_older_journal(test):
     recover(there)
 
 
+def test_journal_alone(test):
+    """Only journal and mark of an earlier time are put back: the images have been written to since, where no sample is."""
+    rng = seeded("test_journal_alone")
+    paths = {n: sparse_file(test.path(n + ".img"), SIZE) for n in "ab"}
+    server = Server(test, *["disk=%s:%s" % d for d in paths.items()], "journal=" + test.path("j"), "journal-size=64M",
+                    "buffer=16M", "baseline=trusted", journal=test.path("j"))
+    h = {n: server.connect(n) for n in "ab"}
+    for at in range(0, SIZE - MiB, MiB):
+        h["a"].pwrite(rng.randbytes(512), at)
+    tool("mcbuf-commit", server.journal)
+    server.drained()
+    kept = {n: read_file(os.path.join(server.journal, n)) for n in ("journal", "acked")}
+    was = read_file(paths["a"])
+    h["a"].pwrite(b"later" * 100, MiB // 2)
+    tool("mcbuf-commit", server.journal)
+    server.drained()
+    server.kill()
+    for n, content in kept.items():
+        write_file(os.path.join(server.journal, n), content)
+    now = read_file(paths["a"])
+    for options in (("--dry-run",), ("--verify",), (), ()):
+        err = tool("mcbuf-recover", *options, server.journal, code=DAMAGE).err
+        check(paths["a"] in err and "a later time than the journal" in err, err)
+    check(read_file(paths["a"]) == now, "refused, and the image was changed")
+    # The image, too; b has not been written to, and need not be.
+    write_file(paths["a"], was)
+    tool("mcbuf-recover", server.journal)
+    check(read_file(paths["a"]) == was, "not what it was")
+
+
 def test_interrupted(test):
     """Recovery that fails half way over blocks that are known, and is run again."""
     rng = seeded("test_interrupted")
