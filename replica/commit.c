@@ -411,9 +411,9 @@ note_latency_locked (struct replica *r, uint64_t us)
   r->latency[r->nlatency++ % LATENCIES] = us;
 }
 
-/* -1 with ENOSPC: it can be tried again, when there is room; what was sealed for it is *REQ's epoch then. */
+/* -1 with ENOSPC: it can be tried AGAIN, when there is room; what was sealed for it is *REQ's epoch then. */
 static int
-commit_turn (struct replica *r, struct commit_request *req, uint64_t since,
+commit_turn (struct replica *r, struct commit_request *req, bool again, uint64_t since,
              struct commit_answer *answer, struct mcerror *err)
 {
   struct journal_checkpoint cp = { .time = host_time_ns () };
@@ -422,6 +422,10 @@ commit_turn (struct replica *r, struct commit_request *req, uint64_t since,
   bool first, copy = false;
   int result = check_commit (r, req, answer, err);
 
+  if (result == 1 && again && req->label)
+    replica_log (r, REPLICA_LOG_ERROR, "epoch %" PRIu64 ", which waited for room in the journal to become a checkpoint, "
+                 "is part of checkpoint %" PRIu64 ", which was committed meanwhile: its label \"%s\" is not given",
+                 req->epoch, answer->checkpoint, req->label);
   if (result != 0)
     return result == 1 ? 0 : -1;
   cp.id = req->epoch;
@@ -501,6 +505,7 @@ replica_commit (struct replica *r, const struct commit_request *req,
   uint64_t since = host_monotonic_ns ();
   struct commit_request now = *req;
   struct space space;
+  bool again = false;
   int result, saved;
 
   do {
@@ -510,8 +515,9 @@ replica_commit (struct replica *r, const struct commit_request *req,
         return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
     }
     space = space_seen (r, NULL);
-    result = commit_turn (r, &now, since, answer, err);
+    result = commit_turn (r, &now, again, since, answer, err);
     saved = errno;
+    again = true;
     {
       SCOPED_LOCK (&r->lock);
       turn_end_locked (r);

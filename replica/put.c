@@ -34,6 +34,7 @@ struct put {
   uint32_t blocks;
   bool compared;                /* resyncing: only RANGES are taken … */
   uint64_t moves;               /* … as long as the replica has not moved since */
+  bool holed;                   /* published, though not all of it: in the stream of MOVES */
   struct ranges ranges;
   struct rmw rmw;
   bool partial;                 /* rmw is in the list */
@@ -53,7 +54,7 @@ put_init (struct put *p, struct replica *r, const struct admitted *a,
   p->room = FEW;
   p->n = p->nspans = 0;
   p->blocks = 0;
-  p->compared = false;
+  p->compared = p->holed = false;
   p->ranges = (struct ranges) RANGES_INIT;
   p->partial = false;
 }
@@ -398,6 +399,8 @@ put_publish (struct put *p, const struct replica_export *e)
       speculation_put (r->spec, x->disk, x->sector, x->nsectors, x->block);
   }
   p->nspans = 0;
+  p->holed = result == -1;
+  p->moves = r->moves;
   return result;
 }
 
@@ -526,7 +529,14 @@ put (struct replica *r, const struct replica_export *e,
     }
     put_abandon (&p);
     /* Of the replica itself: the caller knows what to do. */
-    errno = a ? refused (r, a, saved) : saved;
+    if (a && p.holed) {
+      struct admitted now = *a; /* a resync may have come before it */
+
+      now.moves = p.moves;
+      errno = refused (r, &now, saved);
+    }
+    else
+      errno = a ? refused (r, a, saved) : saved;
   }
   put_free (&p);
   return result;

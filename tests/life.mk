@@ -4,7 +4,14 @@
 TESTS += unit/test-replica-late
 check_PROGRAMS += unit/test-replica-late
 unit_test_replica_late_SOURCES = unit/test-replica-late.c
-unit_test_replica_late_LDFLAGS = $(TORTURE_WRAP) -Wl,--wrap=journal_failed -Wl,--wrap=journal_record
+unit_test_replica_late_LDFLAGS = $(TORTURE_WRAP) \
+	-Wl,--wrap=journal_credit \
+	-Wl,--wrap=journal_do_commit \
+	-Wl,--wrap=journal_failed \
+	-Wl,--wrap=journal_record \
+	-Wl,--wrap=speculation_put \
+	-Wl,--wrap=wait_space \
+	$(NULL)
 unit_test_replica_late_LDADD = $(TORTURE_LIBS)
 
 life_tests = \

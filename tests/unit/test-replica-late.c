@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,6 +65,76 @@ __wrap_journal_record (struct journal *j, enum journal_kind kind, journal_change
   return __real_journal_record (j, kind, change, opaque);
 }
 
+extern int __real_journal_credit (struct journal *j, unsigned extents, uint32_t blocks);
+extern int __wrap_journal_credit (struct journal *j, unsigned extents, uint32_t blocks);
+extern int __real_speculation_put (struct speculation *s, unsigned d, uint64_t sector, uint64_t n, uint32_t loc);
+extern int __wrap_speculation_put (struct speculation *s, unsigned d, uint64_t sector, uint64_t n, uint32_t loc);
+extern int __real_journal_do_commit (struct journal *j, struct journal_commit *c);
+extern int __wrap_journal_do_commit (struct journal *j, struct journal_commit *c);
+extern int __real_wait_space (void *space, uint64_t since);
+extern int __wrap_wait_space (void *space, uint64_t since);
+
+/* His write is about to be published, for which there is not the memory. */
+static bool no_memory;
+
+int
+__wrap_journal_credit (struct journal *j, unsigned extents, uint32_t blocks)
+{
+  if (is_late && no_memory && !held) {
+    held = true;
+    while (!go)
+      sched_yield ();
+  }
+  return __real_journal_credit (j, extents, blocks);
+}
+
+int
+__wrap_speculation_put (struct speculation *s, unsigned d, uint64_t sector, uint64_t n, uint32_t loc)
+{
+  if (is_late && no_memory) {
+    no_memory = false;
+    errno = ENOMEM;
+    return -1;
+  }
+  return __real_speculation_put (s, d, sector, n, loc);
+}
+
+/* His commit finds no room, and then there is some. */
+static bool no_room;
+
+int
+__wrap_journal_do_commit (struct journal *j, struct journal_commit *c)
+{
+  if (is_late && no_room) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return __real_journal_do_commit (j, c);
+}
+
+int
+__wrap_wait_space (void *space, uint64_t since)
+{
+  if (is_late && no_room) {
+    no_room = false;
+    held = true;
+    while (!go)
+      sched_yield ();
+    return 0;
+  }
+  return __real_wait_space (space, since);
+}
+
+static char logged[400];
+
+static void
+on_log (void *opaque, enum replica_log_level level, const char *line)
+{
+  (void) opaque;
+  if (level == REPLICA_LOG_ERROR)
+    snprintf (logged, sizeof logged, "%s", line);
+}
+
 static void
 server (void)
 {
@@ -71,7 +142,7 @@ server (void)
                                    .create = true, .size = SIZE };
   struct replica_params p = { .fs = simdisk_fs (disk), .dir = TORTURE_DIR,
                               .disks = &d, .ndisks = 1,
-                              .baseline_trusted = true,
+                              .baseline_trusted = true, .log = on_log,
                               .journal_size = JOURNAL_MIN_SIZE,
                               .buffer = UINT64_C (8) << 20 };
   struct mcerror err = { 0 };
@@ -87,7 +158,8 @@ setup (void)
   host_reset (1, false);        /* who waits, waits */
   disk = simdisk_new ();
   simvfs_default (disk);
-  late_done = held = go = hold = false;
+  late_done = held = go = hold = no_memory = no_room = false;
+  logged[0] = '\0';
   server ();
   ck_assert_int_eq (replica_open_export (r, "vda", &late_export), 0);
 }
@@ -339,6 +411,45 @@ START_TEST (commit_refused)
 }
 END_TEST
 
+static struct commit_answer late_answer;
+
+static void *
+commit_labelled (void *opaque)
+{
+  (void) opaque;
+  is_late = true;
+  late_result = replica_commit (r, &(struct commit_request) { .label = "mine" }, &late_answer, NULL);
+  late_done = true;
+  return NULL;
+}
+
+static void
+wait_held (void)
+{
+  while (!held) {
+    ck_assert (!late_done);
+    sched_yield ();
+  }
+}
+
+/* What waits for room is committed by somebody else: nobody is told silently that his label is there. */
+START_TEST (swept_in)
+{
+  ck_assert_int_eq (put (&late_export, 0, 1), 0);
+  no_room = true;
+  late_result = 1;
+  start_late (commit_labelled);
+  wait_held ();
+  commit ();
+  end_late ();
+  ck_assert_int_eq (late_result, 0);
+  ck_assert_uint_eq (late_answer.epoch, 1);
+  ck_assert_uint_eq (late_answer.checkpoint, 2);
+  ck_assert_msg (strstr (logged, "epoch 1,") && strstr (logged, "checkpoint 2,") && strstr (logged, "\"mine\""),
+                 "logged: %s", logged);
+}
+END_TEST
+
 /* --- of a journal that has been mended ---------------------------------------------- */
 
 /* A write fails with the journal.  Before he who sent it comes to say so, a resync overwrite has mended it: the new
@@ -497,6 +608,40 @@ START_TEST (fails_beside)
 }
 END_TEST
 
+static void *
+write_one (void *opaque)
+{
+  static uint8_t data[PIECE];
+
+  (void) opaque;
+  is_late = true;
+  memset (data, 5, sizeof data);
+  late_result = replica_pwrite (r, &late_export, data, sizeof data, PIECE, 0);
+  late_errno = errno;
+  late_done = true;
+  return NULL;
+}
+
+/* Let in before a resync, published after it, and then not all of it for want of memory: the hole is one of the new stream. */
+START_TEST (hole_of_the_new)
+{
+  struct mcerror err = { 0 };
+  struct commit_answer a;
+
+  ck_assert_int_eq (put (&late_export, 0, 1), 0);
+  commit ();
+  no_memory = true;
+  start_late (write_one);
+  wait_held ();
+  ck_assert_int_eq (replica_resync (r, false, &err), 0);
+  end_late ();
+  ck_assert_int_eq (late_result, -1);
+  ck_assert_int_eq (late_errno, ENOMEM);
+  ck_assert_int_eq (r->state, JOURNAL_STALE);
+  ck_assert_int_eq (replica_commit (r, &(struct commit_request) { 0 }, &a, &err), -1);
+}
+END_TEST
+
 /* --- of a backlog that was drained ------------------------------------------------------ */
 
 static void *
@@ -524,10 +669,7 @@ START_TEST (drained_before)
   ck_assert_int_eq (replica_promote (r, NULL, false, &a, NULL), 0);
   hold = true;
   start_late (drain);
-  while (!held) {
-    ck_assert (!late_done);
-    sched_yield ();
-  }
+  wait_held ();
   ck_assert_int_eq (replica_resync (r, true, NULL), 0);
   ck_assert_int_eq (replica_open_export (r, "vda", &late_export), 0);
   ck_assert_int_eq (put (&late_export, 0, 2), 0);
@@ -643,9 +785,11 @@ main (void)
   tcase_add_test (t, commits_wait);
   tcase_add_test (t, flushes_wait);
   tcase_add_test (t, commit_refused);
+  tcase_add_test (t, swept_in);
   tcase_add_loop_test (t, mended, 0, 2);
   tcase_add_test (t, forgotten);
   tcase_add_test (t, fails_beside);
+  tcase_add_test (t, hole_of_the_new);
   tcase_add_test (t, drained_before);
   tcase_add_test (t, reset_in_turn);
   suite_add_tcase (s, t);
