@@ -60,10 +60,12 @@ acked_write (struct journal *j, uint64_t checkpoint, uint64_t generation,
   return io_pwrite (j->acked_file, &a, sizeof a, 0);
 }
 
-int
-journal_note_failed (struct journal *j, bool durable)
+/* What is read of the log and what is written are one step: whoever comes second knows more. */
+static int
+write_failed (struct journal *j)
 {
   uint64_t checkpoint, generation, seq;
+  SCOPED_LOCK (&j->acked_lock);
 
   {
     SCOPED_LOCK (&j->lock);
@@ -73,10 +75,16 @@ journal_note_failed (struct journal *j, bool durable)
     /* Durable, and refused all the same: the mark that was to say so could not be written. */
     seq = j->log.refused ? j->log.refused - 1 : j->log.durable;
   }
+  return acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED);
+}
+
+int
+journal_note_failed (struct journal *j, bool durable)
+{
   /* Synced, for what was to take a clean mark off may not have got to the disk.  An error leaves what
    * there is without the flag: that much is known to be good.
    */
-  if (acked_write (j, checkpoint, generation, seq, FORMAT_ACKED_FAILED) == -1)
+  if (write_failed (j) == -1)
     return -1;
   return io_fdatasync (j->acked_file) == 0 || !durable ? 0 : -1;
 }

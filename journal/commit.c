@@ -54,21 +54,21 @@ adopt_state_locked (struct journal *j, const struct journal_state *state,
 static int
 acknowledge (struct journal *j, const struct journal_state *state, size_t n)
 {
-  bool flagged, stays, again;
+  bool flagged, stays;
   int r;
 
-  do {
+  {
+    SCOPED_LOCK (&j->acked_lock);       /* see write_failed */
+
     {
       SCOPED_LOCK (&j->lock);
       stays = j->noted_failed;
+      flagged = j->mark_failed;
     }
     r = acked_write (j, state->has_checkpoint ? state->checkpoint.id : 0,
                      state->generation, j->log.durable,
                      stays ? FORMAT_ACKED_FAILED : 0);
-    SCOPED_LOCK (&j->lock);
-    flagged = j->mark_failed;
-    again = !stays && j->noted_failed;  /* just now: that is not to be overwritten */
-  } while (again);
+  }
   if (flagged) {
     int error = r == -1 || io_fdatasync (j->acked_file) == -1 ? errno : 0;
     SCOPED_LOCK (&j->lock);
@@ -80,7 +80,7 @@ acknowledge (struct journal *j, const struct journal_state *state, size_t n)
       errno = EIO;
       return -1;
     }
-    j->mark_failed = stays;
+    j->mark_failed = j->noted_failed;   /* perhaps just now */
     return 0;
   }
   if (r == -1)

@@ -156,7 +156,7 @@ journal_new (const struct io_fs *fs, const char *dir)
   j->part_runs = FORMAT_RUNS;
   j->ready_head = j->ready_tail = NO_BUFFER;
   j->region_fd = -1;
-  if (lock_init (&j->lock) != 0 ||
+  if (lock_init (&j->lock) != 0 || pthread_mutex_init (&j->acked_lock, NULL) != 0 ||
       pthread_cond_init (&j->turn_cond, NULL) != 0 ||
       pthread_cond_init (&j->buffer_cond, NULL) != 0 ||
       pthread_cond_init (&j->work_cond, NULL) != 0 ||
@@ -204,6 +204,7 @@ journal_destroy (struct journal *j)
   pthread_cond_destroy (&j->work_cond);
   pthread_cond_destroy (&j->buffer_cond);
   pthread_cond_destroy (&j->turn_cond);
+  pthread_mutex_destroy (&j->acked_lock);
   pthread_mutex_destroy (&j->lock);
   free (j->dir);
   free (j);

@@ -187,6 +187,7 @@ struct journal {
   const struct io_fs *fs;       /* fixed, as are the others of this paragraph */
   char *dir;
   struct io_file *lock_file, *file, *acked_file;
+  pthread_mutex_t acked_lock;   /* before lock: one writes acked_file at a time */
   bool direct;
   struct journal_config config;
   uint64_t super_seq;

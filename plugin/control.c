@@ -24,6 +24,7 @@
 struct control_client {
   struct replica *replica;
   const struct secret *secret;
+  uint64_t generation;          /* when it was opened */
 
   pthread_mutex_t lock;         /* guards what follows */
   bool authorised;
@@ -42,6 +43,7 @@ control_client_new (struct replica *r, const struct secret *secret)
   }
   c->replica = r;
   c->secret = secret;
+  c->generation = replica_get_generation (r);
   c->authorised = secret == NULL;
   return c;
 }
@@ -114,7 +116,7 @@ carry_out (struct control_client *c, const char *request, size_t len,
     errno = EPERM;
     return -1;
   }
-  return replica_control (c->replica, false, request, len, reply);
+  return replica_control_since (c->replica, c->generation, request, len, reply);
 }
 
 int

@@ -60,11 +60,11 @@ takes_writes (enum journal_replica_state state)
     state == JOURNAL_RESYNCING;
 }
 
-/* WHAT was asked for in GENERATION (0: whatever it is).  -1 with ESHUTDOWN: it is another one now. */
-static int
+int
 check_generation_locked (struct replica *r, const char *what, uint64_t generation,
                          struct mcerror *err)
 {
+  assert_locked (r);
   if (generation == 0 || generation == r->generation)
     return 0;
   errno = ESHUTDOWN;
@@ -72,6 +72,17 @@ check_generation_locked (struct replica *r, const char *what, uint64_t generatio
                       "cannot %s: generation %" PRIu64 " was asked for, the replica is in "
                       "generation %" PRIu64 ": another copy has taken over since",
                       what, generation, r->generation);
+}
+
+static int
+check_seal_locked (struct replica *r, bool promoted, uint64_t generation,
+                   struct mcerror *err)
+{
+  if (check_generation_locked (r, "seal", generation, err) == -1)
+    return -1;
+  if (promoted ? r->state != JOURNAL_PROMOTED : !takes_writes (r->state))
+    return refuse_state_locked (r, "seal", err);
+  return 0;
 }
 
 /* Close the open epoch, if this is GENERATION (0: any).  With PROMOTED that of a promoted disk. */
@@ -82,6 +93,12 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
   uint64_t open;
   bool close_copy;
 
+  {
+    /* What is refused leaves no trace: a clean stop before it stays one. */
+    SCOPED_LOCK (&r->lock);
+    if (check_seal_locked (r, promoted, generation, err) == -1)
+      return -1;
+  }
   if (make_dirty (r, NULL) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the journal failed: %m");
 
@@ -95,10 +112,8 @@ seal_in (struct replica *r, bool promoted, uint64_t generation,
       errno = ESHUTDOWN;
       return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the server is stopping");
     }
-    if (promoted ? r->state != JOURNAL_PROMOTED : !takes_writes (r->state))
-      return refuse_state_locked (r, "seal", err);
     /* Under the same lock as the swap: a promote comes before it or after it. */
-    if (check_generation_locked (r, "seal", generation, err) == -1)
+    if (check_seal_locked (r, promoted, generation, err) == -1)
       return -1;
     open = speculation_open_number (r->spec);
     if (open + 1 <= r->epoch_limit && speculation_seal (r->spec) == 0) {
@@ -250,7 +265,20 @@ int
 replica_seal (struct replica *r, uint64_t generation, uint64_t *sealed,
               struct mcerror *err)
 {
-  return seal_in (r, false, generation, sealed, err);
+  int result;
+
+  {
+    /* A stop waits for it, as for a write. */
+    SCOPED_LOCK (&r->lock);
+    if (r->stopping) {
+      errno = ESHUTDOWN;
+      return mcerror_set (err, MCEXIT_REFUSED, "cannot seal: the server is stopping");
+    }
+    r->journaled++;
+  }
+  result = seal_in (r, false, generation, sealed, err);
+  route_end (r, ROUTE_SPECULATE);
+  return result;
 }
 
 /* --- commit ------------------------------------------------------------------ */
@@ -368,10 +396,10 @@ check_commit (struct replica *r, const struct commit_request *req,
   journal_get_state (r->journal, &state);
   SCOPED_LOCK (&r->lock);
   committed = req->has_epoch && state_has_committed (&state, req->epoch);
-  if (!takes_writes (r->state) && !(r->state == JOURNAL_STALE && committed))
-    return refuse_state_locked (r, "commit", err);
   if (check_generation_locked (r, "commit", req->generation, err) == -1)
     return -1;
+  if (!takes_writes (r->state) && !(r->state == JOURNAL_STALE && committed))
+    return refuse_state_locked (r, "commit", err);
   if (!req->has_epoch)
     return 0;
   if (committed) {

@@ -13,6 +13,7 @@
 /* What a verb leaves behind: JSON, or why it was refused. */
 struct answer {
   bool local;
+  uint64_t generation;          /* whoever asks means this one; 0: whatever it is */
   json_t *json;                 /* or a line: */
   char *line;
   struct mcerror err;
@@ -87,7 +88,7 @@ valid_label (const char *label)
 static int
 verb_seal (struct replica *r, char *args, struct answer *a)
 {
-  uint64_t sealed, generation = 0;
+  uint64_t sealed, generation = a->generation;
   const char *word = next_word (&args);
 
   if (word && (strncmp (word, "generation=", 11) != 0 || next_word (&args)))
@@ -106,6 +107,7 @@ verb_commit (struct replica *r, char *args, struct answer *a)
 {
   struct commit_request req = { .epoch = 0 };
   struct commit_answer answer;
+  bool given = false;
 
   while (*(args += strspn (args, " \t"))) {
     char *word;
@@ -122,13 +124,16 @@ verb_commit (struct replica *r, char *args, struct answer *a)
         return usage (a, "commit: epoch= takes a number");
       req.has_epoch = true;
     }
-    else if (strncmp (word, "generation=", 11) == 0 && req.generation == 0) {
+    else if (strncmp (word, "generation=", 11) == 0 && !given) {
       if (parse_generation ("commit", word, &req.generation, a) == -1)
         return -1;
+      given = true;
     }
     else
       return usage (a, "commit: takes epoch=N, generation=G, and label=TEXT last, each once");
   }
+  if (!given)
+    req.generation = a->generation;
   if (replica_commit (r, &req, &answer, &a->err) == -1)
     return -1;
   a->json = json_pack ("{s:I, s:I, s:I, s:I, s:I}",
@@ -206,7 +211,7 @@ verb_resync (struct replica *r, char *args, struct answer *a)
 
   if ((word && strcmp (word, "overwrite") != 0) || next_word (&args))
     return usage (a, "resync: takes nothing, or overwrite");
-  if (replica_resync (r, overwrite, &a->err) == -1)
+  if (replica_resync_in (r, a->generation, overwrite, &a->err) == -1)
     return -1;
   SCOPED_LOCK (&r->lock);
   a->json = json_pack ("{s:s, s:I}", "state", replica_state_word (r->state),
@@ -344,12 +349,13 @@ refusal_line (const struct mcerror *err)
                                "code", (int) err->code));
 }
 
-int
-replica_control (struct replica *r, bool local, const char *request,
-                 size_t len, char **reply)
+static int
+control (struct replica *r, bool local, uint64_t generation,
+         const char *request, size_t len, char **reply)
 {
   bool stopping;
-  struct answer a = { .local = local, .err = { .code = MCEXIT_USAGE } };
+  struct answer a = { .local = local, .generation = generation,
+                      .err = { .code = MCEXIT_USAGE } };
   CLEANUP_FREE char *copy = NULL;
   int result, saved;
 
@@ -387,6 +393,28 @@ replica_control (struct replica *r, bool local, const char *request,
   }
   errno = nbd_errno (saved);
   return result;
+}
+
+int
+replica_control (struct replica *r, bool local, const char *request,
+                 size_t len, char **reply)
+{
+  return control (r, local, 0, request, len, reply);
+}
+
+int
+replica_control_since (struct replica *r, uint64_t generation,
+                       const char *request, size_t len, char **reply)
+{
+  return control (r, false, generation, request, len, reply);
+}
+
+uint64_t
+replica_get_generation (struct replica *r)
+{
+  SCOPED_LOCK (&r->lock);
+
+  return r->generation;
 }
 
 void

@@ -66,7 +66,9 @@ struct disk {
   struct backing *backing;
   uint64_t joined;              /* checkpoints before this one do not have the disk */
   bool lost;                    /* it leaves, and its image is not there, or another one */
-  _Atomic bool sync_failed;     /* promoted and direct: flushed writes may be gone, none is acknowledged */
+  /* Promoted and direct; guarded by the replica's lock. */
+  bool syncing;                 /* a flush is under way */
+  bool sync_failed;             /* flushed writes may be gone, none is acknowledged */
 };
 
 struct replica {
@@ -423,7 +425,7 @@ extern int scratch_reset (struct replica *r, unsigned disk,
 
 extern int scratch_check_promote (struct replica *r, struct mcerror *err);
 /* Nobody reads, writes, opens or resets a scratch until it is released. */
-extern void scratch_hold_all (struct replica *r);
+extern int scratch_hold_all (struct replica *r, struct mcerror *err);
 extern void scratch_release_all (struct replica *r);
 /* After the PROMOTE record, moving. */
 extern int scratch_ingest (struct replica *r, uint64_t checkpoint,
@@ -500,6 +502,9 @@ struct commit_request {
 struct commit_answer {
   uint64_t checkpoint, epoch, extents, bytes, latency_us;
 };
+/* WHAT was asked for in GENERATION (0: whatever it is).  -1 with ESHUTDOWN: it is another one now. */
+extern int check_generation_locked (struct replica *r, const char *what,
+                                    uint64_t generation, struct mcerror *err);
 /* GENERATION 0: whatever it is. */
 extern int replica_seal (struct replica *r, uint64_t generation,
                          uint64_t *sealed, struct mcerror *err);
@@ -579,6 +584,9 @@ extern int discard_speculation (struct replica *r);
 extern int hand_over_speculation (struct replica *r, struct epoch *more);
 extern int replica_resync (struct replica *r, bool overwrite,
                            struct mcerror *err);
+/* If this is GENERATION. */
+extern int replica_resync_in (struct replica *r, uint64_t generation,
+                              bool overwrite, struct mcerror *err);
 
 /* --- house.c: what has time --------------------------------------------------- */
 

@@ -158,14 +158,22 @@ busy_locked (struct replica *r)
   return false;
 }
 
-void
-scratch_hold_all (struct replica *r)
+int
+scratch_hold_all (struct replica *r, struct mcerror *err)
 {
+  uint64_t until = host_monotonic_ns () + REST_MS * UINT64_C (1000000);
   SCOPED_LOCK (&r->lock);
 
   r->scratch_held = true;
-  while (busy_locked (r))
-    pthread_cond_wait (&r->changed, &r->lock);
+  while (busy_locked (r) && !r->stopping && host_monotonic_ns () < until)
+    (void) wait_changed_locked (r, 100);
+  if (!busy_locked (r))
+    return 0;
+  r->scratch_held = false;
+  pthread_cond_broadcast (&r->changed);
+  errno = EPERM;
+  return mcerror_set (err, MCEXIT_REFUSED, "cannot promote scratch: a request of NAME@scratch does not come to an end: "
+                      "mend the backing image that it reads, or promote without scratch");
 }
 
 void

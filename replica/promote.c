@@ -273,6 +273,9 @@ promote_record (struct replica *r, struct promote_change *change,
   }
   {
     SCOPED_LOCK (&r->lock);
+    /* Write-out may have failed beside it: its word of that comes before this. */
+    while (r->failing)
+      pthread_cond_wait (&r->changed, &r->lock);
     divergence_install_locked (r, change->divergence, !change->later_lost);
     change->divergence = NULL;
     r->state = JOURNAL_PROMOTED;
@@ -385,13 +388,17 @@ replica_promote (struct replica *r, const char *to, bool scratch,
     if (turn_begin_locked (r) == -1)
       return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
   }
-  if (scratch)
-    scratch_hold_all (r);       /* nobody writes to it meanwhile */
-  result = promote_turn (r, to, scratch, answer, err);
+  /* Nobody writes to it meanwhile. */
+  result = scratch ? scratch_hold_all (r, err) : 0;
+  if (result == 0) {
+    result = promote_turn (r, to, scratch, answer, err);
+    saved = errno;
+    if (scratch)
+      scratch_release_all (r);
+    errno = saved;
+  }
   answer->latency_ns = host_monotonic_ns () - since;
   saved = errno;
-  if (scratch)
-    scratch_release_all (r);
   {
     SCOPED_LOCK (&r->lock);
     turn_end_locked (r);

@@ -372,7 +372,8 @@ put_publish (struct put *p, const struct replica_export *e)
     errno = EAGAIN;
     return -1;
   }
-  if ((p->partial && p->rmw.dirty) || (p->compared && p->moves != r->moves)) {
+  /* What it has read, compared or pushed before a resync is worth nothing after it. */
+  if ((p->partial && p->rmw.dirty) || ((e || p->compared) && p->moves != r->moves)) {
     journal_uncredit (r->journal, p->n, p->blocks);
     rmw_remove_locked (p);
     return 1;

@@ -78,6 +78,21 @@ read_piece (struct replica *r, struct disk *d, const struct overlay_piece *p,
   return -1;
 }
 
+/* Those that come from the images, or those that do not. */
+static int
+read_pieces (struct replica *r, struct disk *d, bool images, void *buf,
+             uint64_t offset, struct journal_damage *damage)
+{
+  for (size_t i = 0; i < pieces.n; i++) {
+    const struct overlay_piece *p = &pieces.piece[i];
+
+    if ((p->source == OVERLAY_BACKING) == images &&
+        read_piece (r, d, p, (char *) buf + (p->offset - offset), damage) == -1)
+      return -1;
+  }
+  return 0;
+}
+
 static int
 read_what (struct replica *r, unsigned disk, struct what what, void *buf,
            uint32_t count, uint64_t offset)
@@ -87,7 +102,7 @@ read_what (struct replica *r, unsigned disk, struct what what, void *buf,
   bool guarded = false;
   unsigned phase = 0;
   uint64_t moves;
-  int result = 0;
+  int result;
 
   if (pthread_once (&pieces_once, make_key) != 0) {
     errno = ENOMEM;
@@ -108,10 +123,7 @@ read_what (struct replica *r, unsigned disk, struct what what, void *buf,
       phase = reader_begin_locked (r);
     moves = r->moves;
   }
-  for (size_t i = 0; i < pieces.n && result == 0; i++)
-    result = read_piece (r, d, &pieces.piece[i],
-                         (char *) buf + (pieces.piece[i].offset - offset),
-                         &damage);
+  result = read_pieces (r, d, false, buf, offset, &damage);
   if (guarded) {
     int saved = errno;
 
@@ -123,6 +135,9 @@ read_what (struct replica *r, unsigned disk, struct what what, void *buf,
     }
     errno = saved;
   }
+  /* Nobody who recycles waits for an image that hangs. */
+  if (result == 0)
+    result = read_pieces (r, d, true, buf, offset, &damage);
   return result == 0 && what.look ? view_check (r, what.look) : result;
 }
 

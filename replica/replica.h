@@ -152,6 +152,13 @@ extern int replica_extents (struct replica *r, const struct replica_export *e,
 extern int replica_control (struct replica *r, bool local, const char *request,
                             size_t len, char **reply);
 
+/* The same for an NBD control export that was opened in GENERATION: what changes the stream (seal, commit, resync)
+ * is meant for that one, unless the request names another.
+ */
+extern int replica_control_since (struct replica *r, uint64_t generation,
+                                  const char *request, size_t len, char **reply);
+extern uint64_t replica_get_generation (struct replica *r);
+
 /* Called at most once, by the verb "shutdown": ask the server to stop. */
 extern void replica_set_shutdown (struct replica *r, void (*fn) (void));
 

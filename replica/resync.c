@@ -106,7 +106,7 @@ has_fresh_locked (const struct replica *r)
 
 /* With the turn, moving. */
 static int
-resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
+resync_moving (struct replica *r, uint64_t generation, bool overwrite, struct mcerror *err)
 {
   struct writeout *fresh = NULL, *old = NULL;
   bool start;
@@ -118,7 +118,8 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
     /* What is noted of a failure must not come after the record. */
     while (r->failing)
       pthread_cond_wait (&r->changed, &r->lock);
-    if (check_resync_locked (r, overwrite, err) == -1 ||
+    if (check_generation_locked (r, "resync", generation, err) == -1 ||
+        check_resync_locked (r, overwrite, err) == -1 ||
         ((overwrite || has_fresh_locked (r)) &&
          come_to_rest_locked (r, err) == -1))
       return -1;
@@ -187,7 +188,7 @@ resync_moving (struct replica *r, bool overwrite, struct mcerror *err)
 }
 
 static int
-resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
+resync_turn (struct replica *r, uint64_t generation, bool overwrite, struct mcerror *err)
 {
   int result, saved;
 
@@ -195,7 +196,7 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
     SCOPED_LOCK (&r->lock);
     move_begin_locked (r);
   }
-  result = resync_moving (r, overwrite, err);
+  result = resync_moving (r, generation, overwrite, err);
   saved = errno;
   {
     SCOPED_LOCK (&r->lock);
@@ -210,6 +211,13 @@ resync_turn (struct replica *r, bool overwrite, struct mcerror *err)
 int
 replica_resync (struct replica *r, bool overwrite, struct mcerror *err)
 {
+  return replica_resync_in (r, 0, overwrite, err);
+}
+
+int
+replica_resync_in (struct replica *r, uint64_t generation, bool overwrite,
+                   struct mcerror *err)
+{
   int result, saved;
 
   {
@@ -217,7 +225,7 @@ replica_resync (struct replica *r, bool overwrite, struct mcerror *err)
     if (turn_begin_locked (r) == -1)
       return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
   }
-  result = resync_turn (r, overwrite, err);
+  result = resync_turn (r, generation, overwrite, err);
   saved = errno;
   {
     SCOPED_LOCK (&r->lock);

@@ -245,6 +245,9 @@ static void
 change_stale (struct journal_state *state, void *opaque)
 {
   (void) opaque;
+  /* A promote that came in between stays: what is promoted has no stream to have a hole. */
+  if (state->state == JOURNAL_PROMOTED)
+    return;
   state->state = JOURNAL_STALE;
   state->clean = false;
 }

@@ -8,35 +8,53 @@
 #include "replica/internal.h"
 
 static void
-note_sync_failed (struct replica *r, struct disk *d, int errnum)
+note_sync_failed_locked (struct replica *r, struct disk *d, int errnum)
 {
-  SCOPED_LOCK (&r->lock);
-
   d->sync_failed = true;
   set_reason_locked (r, "%s cannot be synced (%s), and no flush succeeds any more: mend it, check what "
                      "is on it, and restart the server", backing_path (d->backing),
                      strerror (errnum));
   house_event_locked (r, "sync", "%s: %s", backing_path (d->backing), strerror (errnum));
-  errno = errnum;
 }
 
 /* A sync that failed may have lost pages that the next one does not know of:
- * a promoted disk has no journal to write them from again.
+ * a promoted disk has no journal to write them from again.  So one at a time: the kernel tells
+ * the first, and the next must know.
  */
+static int
+flush_promoted (struct replica *r, struct disk *d)
+{
+  int result, saved;
+
+  {
+    SCOPED_LOCK (&r->lock);
+    while (d->syncing)
+      pthread_cond_wait (&r->changed, &r->lock);
+    if (d->sync_failed) {
+      errno = EIO;
+      return -1;
+    }
+    d->syncing = true;
+  }
+  result = backing_flush (d->backing);
+  saved = errno;
+  {
+    SCOPED_LOCK (&r->lock);
+    d->syncing = false;
+    if (result == -1)
+      note_sync_failed_locked (r, d, saved);
+    pthread_cond_broadcast (&r->changed);
+  }
+  errno = saved;
+  return result;
+}
+
 static int
 flush_image (struct replica *r, const struct replica_export *e)
 {
   struct disk *d = &r->disks[e->disk];
 
-  if (e->view == REPLICA_PROMOTED && d->sync_failed) {
-    errno = EIO;
-    return -1;
-  }
-  if (backing_flush (d->backing) == 0)
-    return 0;
-  if (e->view == REPLICA_PROMOTED)
-    note_sync_failed (r, d, errno);
-  return -1;
+  return e->view == REPLICA_PROMOTED ? flush_promoted (r, d) : backing_flush (d->backing);
 }
 
 /* Straight to the backing image.  In syncing an error is a hole in the copy. */
@@ -157,11 +175,11 @@ replica_flush (struct replica *r, const struct replica_export *e)
       return admit_locked (r, e, false);
     if (admit_locked (r, e, true) == -1)
       return -1;
-    image = r->state == JOURNAL_PROMOTED ? r->direct :
-      r->state == JOURNAL_SYNCING || copying_locked (r, e->disk);
     /* Counted, for the kernel reports a lost page only once: a first commit must
-     * not sync the image between our error and the hole that it is.
+     * not sync the image between our error and the hole that it is.  It waits for those that came before the
+     * copy was closed; later ones have nothing to do with the image.
      */
+    image = r->state == JOURNAL_PROMOTED ? r->direct : copying_locked (r, e->disk);
     if (image)
       r->through++;
     a.moves = r->moves;

@@ -14,6 +14,15 @@ unit_test_replica_late_LDFLAGS = $(TORTURE_WRAP) \
 	$(NULL)
 unit_test_replica_late_LDADD = $(TORTURE_LIBS)
 
+TESTS += unit/test-replica-between
+check_PROGRAMS += unit/test-replica-between
+unit_test_replica_between_SOURCES = unit/test-replica-between.c
+unit_test_replica_between_LDFLAGS = $(TORTURE_WRAP) \
+	-Wl,--wrap=backing_flush \
+	-Wl,--wrap=journal_do_commit \
+	$(NULL)
+unit_test_replica_between_LDADD = $(TORTURE_LIBS)
+
 life_tests = \
 	nbd/test-mcbuf-qemu-start.py \
 	nbd/test-mcbuf-scratch-busy.py \

@@ -63,6 +63,18 @@ def commit_is_refused(server, generation, now):
         equal(after[key], before[key], key)
 
 
+def control_is_shut(server, h, *generations):
+    """Whoever sends on a control connection of an earlier generation changes nothing; unless he names this one."""
+    before = server.status()
+    for verb in (b"seal", b"commit", b"commit epoch=1", b"commit label=x", b"resync", b"resync overwrite"):
+        seen = len(server.said())
+        equal(nbd_errno(h.pwrite, verb, 0), errno.ESHUTDOWN, "errno of", verb)
+        named(server, seen, *generations)
+    after = server.status()
+    for key in ("state", "open_epoch", "sealed_epochs", "checkpoint", "generation"):
+        equal(after[key], before[key], key)
+
+
 def full_copy(server, export, byte):
     h = server.connect(export)
     h.pwrite(bytes([byte]) * SIZE, 0)
@@ -103,12 +115,21 @@ def test_standby_again(test):
     """Fences hold when this host is a standby again, whatever the old primary comes with."""
     server = replica(test)
     old, old_g = server.connect(), server.connect("@g1")
+    old_control = server.connect("mcbuf-control")
     old.pwrite(b"1" * SIZE, 0)
-    server.commit()
+    old_control.pwrite(b"commit", 0)
     for generation in (2, 3):
         done(server.ask("promote"))
         tool("mcbuf-recover", "--wait", server.journal)
+        if generation == 3:
+            commit_is_refused(server, 1, 3)
+        else:
+            control_is_shut(server, old_control, 1, generation)
+        tool("mcbuf-ctl", server.journal, "resync", "overwrite")
+        server.connect("@g%d" % generation).pwrite(b"half", 0)
+        control_is_shut(server, old_control, 1, generation)     # half a copy is no checkpoint
         h, last = back_to_standby(server, generation)
+        control_is_shut(server, old_control, 1, generation)
         equal(server.status()["generation"], generation, "generation")
         for stranger in (old, old_g, server.connect("@g1")):
             is_shut(server, stranger, 1, generation)
@@ -121,6 +142,24 @@ def test_standby_again(test):
         server.commit()
         server.drained()
         same(read_file(test.path("disk.img")), b"works" + bytes([generation]) * (SIZE - 5), "image")
+
+
+def test_refused_leaves_no_trace(test):
+    """A seal in another generation does not take the mark of a clean stop off: after a power loss nothing was lost."""
+    for state in ("syncing", "protected"):
+        faults = Faults(test)
+        server = Server(test, sparse_file(test.path("disk.img"), SIZE), "journal=" + test.unique("j"), "journal-size=32M",
+                        "buffer=8M", env=faults.env, preload=faults.preload)
+        server.connect().pwrite(b"1" * SIZE, 0)
+        if state == "protected":
+            server.commit()
+        server.stop()
+        server.start()
+        tool("mcbuf-commit", "--seal", "--generation=9", server.journal, code=REFUSED)
+        faults.reboot(server)
+        server.start()
+        equal(server.status()["state"], state, "state")
+        server.stop()
 
 
 def test_across_restarts(test):

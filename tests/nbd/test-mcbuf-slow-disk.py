@@ -100,6 +100,39 @@ def test_writeout(test):
         sparse_file(test.path(IMAGE), SIZE)
 
 
+def test_read(test):
+    """A read of the image hangs, half of whose bytes come from the buffers: commits, resync and promote do not wait."""
+    server, faults = replica(test, "baseline=trusted")
+    h = server.connect()
+    faults.fail("pwrite", IMAGE)
+    h.pwrite(b"1" * 4096, 0)
+    server.commit()
+    views = [server.connect(), server.connect("@latest"), server.connect("@scratch")]
+    is_held = hold(faults, "pread", IMAGE)
+    reads = [Later(v.pread, 8192, 0) for v in views]
+    poll("a read to hang", is_held)
+    h.pwrite(b"2" * 4096, 0)
+    equal(Later(server.commit).get("a commit")["checkpoint"], 2, "commit")
+    done(Later(server.ask, "resync").get("resync"))
+    h.pwrite(b"3" * 4096, 0)
+    last = Later(server.commit).get("the commit that ends it")["checkpoint"]
+    scratch = Later(server.ask, "promote scratch")
+    poll("promote scratch to give up", scratch.is_over)
+    refused(scratch.get("promote scratch"), 2, "scratch")
+    equal(done(Later(server.ask, "promote").get("promote"))["checkpoint"], last, "promote")
+    check(not any(r.is_over() for r in reads), "a read was over, so that nothing was held")
+    answers(server, "promoted")
+    faults.heal_all()
+    for r in reads:
+        poll("the reads", r.is_over)
+    poll("the drain", lambda: server.status()["drained"])
+    same(read_file(test.path(IMAGE)), b"3" * 4096 + bytes(SIZE - 4096), "image")
+    for v in views:
+        v.shutdown()
+    h.shutdown()
+    server.stop()
+
+
 def test_older_and_overwrite(test):
     """What has to wait for the image gives up after a while, and meanwhile status answers."""
     server, faults = replica(test, "baseline=trusted")

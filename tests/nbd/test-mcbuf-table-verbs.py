@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The table of states, control verbs: each in each state, by the socket and by NBD."""
 
+import errno
 import json
 import os
 import sys
@@ -33,6 +34,10 @@ def ask_nbd(replica, request, secret=True):
     equal(again, 0, "the reply read again")
     h.shutdown()
     equal(errnum != 0, "error" in reply, "errno", errnum, "with", reply)
+    if errnum:
+        reply["errno"] = errnum
+    if replica.name in ("draining", "drained") and request.split()[0] in ("seal", "commit") and secret:
+        equal(errnum, errno.ESHUTDOWN, "errno of", request, reply)
     return reply
 
 
@@ -137,6 +142,11 @@ def carry_out(replica, event, cell, way):
             # Nothing was written to it; or (stale, with a full journal) there is no room for it.
             check(("do not fit into the journal" if event.endswith("(written)") else "@scratch")
                   in reply["error"], reply)
+        elif event.endswith("generation=OTHER"):
+            # Whatever else it is: both are named.
+            for generation in (replica.generation, replica.generation + 1):
+                check("generation %d" % generation in reply["error"], event, "in", replica.name, reply)
+            equal(reply.get("errno", errno.ESHUTDOWN), errno.ESHUTDOWN, "errno of", reply)
         elif not event.startswith(("by NBD", "reset", "seal generation", "commit generation",
                                  "commit epoch=OPEN", "commit epoch=DISCARDED")):
             check_refusal(reply["error"], event, replica.name)
