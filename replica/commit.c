@@ -69,9 +69,9 @@ check_generation_locked (struct replica *r, const char *what, uint64_t generatio
     return 0;
   errno = ESHUTDOWN;
   return mcerror_set (err, MCEXIT_REFUSED,
-                      "cannot %s: generation %" PRIu64 " was asked for, the replica is in "
+                      "cannot %s: generation %" PRIu64 " was asked for, the replica is %s in "
                       "generation %" PRIu64 ": another copy has taken over since",
-                      what, generation, r->generation);
+                      what, generation, replica_state_word (r->state), r->generation);
 }
 
 static int
