@@ -139,6 +139,16 @@ posix_seek (struct io_file *file, uint64_t off, int whence)
   return lseek (fd_of (file), off, whence);
 }
 
+/* Without the WAIT flags: these would take an error that fdatasync has to give. */
+static void
+posix_begin_sync (struct io_file *file, uint64_t off, uint64_t len)
+{
+  int saved = errno;
+
+  (void) sync_file_range (fd_of (file), (off_t) off, (off_t) len, SYNC_FILE_RANGE_WRITE);
+  errno = saved;
+}
+
 static int
 posix_advise (struct io_file *file, uint64_t off, uint64_t len, int advice)
 {
@@ -232,7 +242,7 @@ static const struct io_ops posix_ops = {
   .in_place = posix_in_place,
   .stat = posix_stat,
   .seek = posix_seek,
-  .advise = posix_advise,
+  .advise = posix_advise, .begin_sync = posix_begin_sync,
   .lock = posix_lock,
   .lock_test = posix_lock_test,
   .check_writers = posix_check_writers,

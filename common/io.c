@@ -171,6 +171,13 @@ io_advise (struct io_file *file, uint64_t off, uint64_t len, int advice)
   return file->fs->ops->advise (file, off, len, advice);
 }
 
+void
+io_begin_sync (struct io_file *file, uint64_t off, uint64_t len)
+{
+  if (file->fs->ops->begin_sync)
+    file->fs->ops->begin_sync (file, off, len);
+}
+
 int
 io_lock (struct io_file *file, enum io_lock how, uint64_t off, uint64_t len)
 {

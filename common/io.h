@@ -55,6 +55,7 @@ struct io_ops {
   void (*in_place) (struct io_file *file);      /* NULL: nothing to do */
   off_t (*seek) (struct io_file *file, uint64_t off, int whence); /* SEEK_DATA, SEEK_HOLE */
   int (*advise) (struct io_file *file, uint64_t off, uint64_t len, int advice);
+  void (*begin_sync) (struct io_file *file, uint64_t off, uint64_t len);        /* NULL: nothing to do */
   int (*lock) (struct io_file *file, enum io_lock how, uint64_t off, uint64_t len);
   /* Could HOW be had?  0 yes; -1 with EAGAIN when another holds it. */
   int (*lock_test) (struct io_file *file, enum io_lock how, uint64_t off,
@@ -104,6 +105,10 @@ extern int io_stat (struct io_file *file, struct io_stat *st);
 extern off_t io_seek (struct io_file *file, uint64_t off, int whence);
 extern int io_advise (struct io_file *file, uint64_t off, uint64_t len,
                       int advice);
+/* What was written to this range is to go to the disk from now on, not only when FILE is synced: the sync is
+ * short then, and others have the disk meanwhile.  A hint; nothing is waited for, and no error is taken from the sync.
+ */
+extern void io_begin_sync (struct io_file *file, uint64_t off, uint64_t len);
 extern int io_lock (struct io_file *file, enum io_lock how, uint64_t off,
                     uint64_t len);
 extern int io_lock_test (struct io_file *file, enum io_lock how, uint64_t off,

@@ -375,6 +375,12 @@ image_flush (struct backing *b)
   return io_fdatasync (((struct image *) b)->file);
 }
 
+static void
+image_begin_flush (struct backing *b, uint64_t off, uint64_t len)
+{
+  io_begin_sync (((struct image *) b)->file, off, len);
+}
+
 static int
 image_cache (struct backing *b, uint64_t len, uint64_t off)
 {
@@ -442,6 +448,7 @@ static const struct backing_ops image_ops = {
   .pwritev_direct = image_pwritev_direct,
   .zero = image_zero,
   .flush = image_flush,
+  .begin_flush = image_begin_flush,
   .cache = image_cache,
   .extent = image_extent,
   .stamp = image_stamp,

@@ -17,6 +17,7 @@ struct backing_ops {
   int (*zero) (struct backing *b, uint64_t len, uint64_t off, bool may_trim,
                bool fast);
   int (*flush) (struct backing *b);
+  void (*begin_flush) (struct backing *b, uint64_t off, uint64_t len);  /* NULL: nothing to do */
   int (*cache) (struct backing *b, uint64_t len, uint64_t off);
   int (*extent) (struct backing *b, uint64_t off, uint64_t max, uint64_t *len,
                  bool *hole);

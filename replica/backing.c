@@ -122,6 +122,13 @@ backing_flush (struct backing *b)
   return b->ops->flush (b);
 }
 
+void
+backing_begin_flush (struct backing *b, uint64_t off, uint64_t len)
+{
+  if (b->ops->begin_flush)
+    b->ops->begin_flush (b, off, len);
+}
+
 int
 backing_cache (struct backing *b, uint64_t len, uint64_t off)
 {

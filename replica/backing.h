@@ -78,6 +78,8 @@ extern int backing_pwritev_direct (struct backing *b, struct iovec *iov, int n,
 extern int backing_zero (struct backing *b, uint64_t len, uint64_t off,
                          bool may_trim, bool fast);
 extern int backing_flush (struct backing *b);
+/* A flush follows soon: this range, just written, may as well go to the disk at once.  A hint. */
+extern void backing_begin_flush (struct backing *b, uint64_t off, uint64_t len);
 extern int backing_cache (struct backing *b, uint64_t len, uint64_t off);
 /* How far does what begins at OFF go?  *HOLE tells what it is; *LEN at most MAX. */
 extern int backing_extent (struct backing *b, uint64_t off, uint64_t max,

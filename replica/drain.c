@@ -19,6 +19,7 @@
 
 #define BATCH_BYTES (1u << 20)
 #define BATCH_PIECES 256
+#define LARGE (64u << 10)       /* a piece that is worth a transfer of its own to the disk */
 #define FEW 8                   /* so few blocks of a chunk are read one by one */
 
 /* One transfer in the making. */
@@ -62,6 +63,9 @@ batch_write (struct batch *b)
     result = backing_pwritev (image, b->iov, b->niov, b->offset);
     if (result == -1)
       d->failed_path = backing_path (image);
+    else if (length >= LARGE)
+      /* All of it at the sync, a hundred megabytes at once, would keep commits from the disk. */
+      backing_begin_flush (image, b->offset, length);
   }
   batch_reset (b);
   if (result == 0 && length > 0) {

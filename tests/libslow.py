@@ -36,6 +36,6 @@ class Slow:
         self._write("calls", "")
 
     def calls(self):
-        """What was noted: (call, bytes), the call is r, w or s."""
+        """What was noted: (call, bytes), the call is r, w, b (begin to sync) or s."""
         with open(os.path.join(self.dir, "calls"), encoding="ascii") as f:
             return [(line.split()[0], int(line.split()[1])) for line in f]

@@ -8,7 +8,7 @@
  *   slow        "MS TEXT": a pwrite or pwritev of a file whose path ends in TEXT takes MS
  *               milliseconds longer, or until this file says less
  *   watch       "TEXT": each call on such a file, when it begins, adds to "calls" a line
- *   calls       "r BYTES", "w BYTES" or "s 0" (pread, pwrite or pwritev, fdatasync)
+ *   calls       "r BYTES", "w BYTES", "b BYTES" or "s 0" (pread, pwrite or pwritev, sync_file_range, fdatasync)
  */
 #define _GNU_SOURCE 1
 
@@ -27,6 +27,7 @@
 #define STEP_MS 5
 
 static int (*real_fdatasync) (int);
+static int (*real_sync_file_range) (int, off_t, off_t, unsigned);
 static ssize_t (*real_pread) (int, void *, size_t, off_t);
 static ssize_t (*real_pwrite) (int, const void *, size_t, off_t);
 static ssize_t (*real_pwritev) (int, const struct iovec *, int, off_t);
@@ -36,6 +37,7 @@ static void
 load (void)
 {
   *(void **) &real_fdatasync = dlsym (RTLD_NEXT, "fdatasync");
+  *(void **) &real_sync_file_range = dlsym (RTLD_NEXT, "sync_file_range");
   *(void **) &real_pread = dlsym (RTLD_NEXT, "pread");
   *(void **) &real_pwrite = dlsym (RTLD_NEXT, "pwrite");
   *(void **) &real_pwritev = dlsym (RTLD_NEXT, "pwritev");
@@ -128,6 +130,13 @@ fdatasync (int fd)
 {
   before (fd, 's', 0);
   return real_fdatasync (fd);
+}
+
+EXPORT int
+sync_file_range (int fd, off_t off, off_t len, unsigned flags)
+{
+  before (fd, 'b', (size_t) len);
+  return real_sync_file_range (fd, off, len, flags);
 }
 
 EXPORT ssize_t

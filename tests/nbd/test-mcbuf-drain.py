@@ -42,6 +42,28 @@ def backlog(server, slow, blocks, rng=None):
     return h, last, content
 
 
+def test_large_pieces_are_begun(test):
+    """What is written out in large pieces goes to the disk at once, not all of it at the sync; small ones wait."""
+    slow = Slow(test)
+    server = replica(test, "begun", slow)
+    h = server.connect()
+    rng = seeded(test.name)
+    for begin, data, large in ((0, rng.randbytes(MiB), True), (MiB, rng.randbytes(8 * KiB), False)):
+        slow.watch(".img")
+        for piece in range(0, len(data), 16 * KiB):
+            h.pwrite(data[piece:piece + 16 * KiB], begin + piece)
+        checkpoint = server.commit()["checkpoint"]
+        poll("write-out", lambda want=checkpoint: server.status()["written_out"] == want)
+        calls = slow.calls()
+        equal(sum(n for call, n in calls if call == "w"), len(data), "written")
+        equal(sum(n for call, n in calls if call == "b"), len(data) if large else 0, "begun")
+        check(("s", 0) in calls, "it is synced all the same")
+        equal(max(i for i, call in enumerate(calls) if call[0] != "r"), calls.index(("s", 0)),
+              "the sync is last")
+    h.shutdown()
+    server.stop()
+
+
 def is_quiet(slow):
     """Nothing happens in the journal for a while."""
     slow.watch("/journal")
