@@ -379,6 +379,8 @@ extern const struct outcome *torture_promoted (const struct life *life,
                                                const struct expect *e,
                                                const struct outcome *o, bool garble);
 /* Of what E allows, what has R come up as? */
+/* NULL: none of them. */
+extern const struct outcome *torture_find (struct replica *r, const struct expect *e);
 extern const struct outcome *torture_match (const struct life *life,
                                             struct replica *r,
                                             const struct expect *e);
