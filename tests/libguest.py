@@ -9,8 +9,8 @@ import os
 import re
 import subprocess
 
-from libmcbuf import HERE, check, poll, read_file, skip
-from libqemu import start_qemu
+from libmcbuf import HERE, check, equal, poll, read_file, skip
+from libqemu import Primary, start_qemu
 
 FIRST = 2048                    # the sector of record 1
 
@@ -50,20 +50,13 @@ def sector_number(sector):
     return int.from_bytes(sector[4:8], "little")
 
 
-class VM:
-    """A QEMU that runs the guest on DRIVE, the options of its node "disk0"."""
+class Guest:
+    """What the guest in a QEMU says and does."""
 
-    def __init__(self, test, drive):
+    def __init__(self, test):
         self.console = test.unique("console")
         self.known = 0                  # records that are known to be on its disk
-        self.log = test.unique("log")
-        path = test.unique("qmp")
-        self.process, self.qmp = start_qemu(
-            test,
-            ["qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none",
-             "-serial", "file:" + self.console, "-drive", "if=none,id=disk0,format=raw," + drive,
-             "-device", "virtio-blk-pci,drive=disk0", "-qmp",
-             "unix:%s,server=on,wait=off" % path], path, self.log)
+        self.options = ["-accel", "tcg", "-m", "32", "-serial", "file:" + self.console]
 
     def says(self, what):
         """The numbers N of lines "WHAT N" so far."""
@@ -94,6 +87,21 @@ class VM:
         """What it found when it booted."""
         return poll("the guest to boot", lambda: self.says("last record"))[0]
 
+
+class VM(Guest):
+    """A QEMU that runs the guest on DRIVE, the options of its node "disk0"."""
+
+    def __init__(self, test, drive):
+        super().__init__(test)
+        self.log = test.unique("log")
+        path = test.unique("qmp")
+        self.process, self.qmp = start_qemu(
+            test,
+            ["qemu-system-x86_64", *self.options, "-nodefaults", "-display", "none",
+             "-drive", "if=none,id=disk0,format=raw," + drive,
+             "-device", "virtio-blk-pci,drive=disk0", "-qmp",
+             "unix:%s,server=on,wait=off" % path], path, self.log)
+
     def kill(self):
         self.qmp.close()
         self.process.kill()
@@ -105,3 +113,20 @@ class VM:
         self.qmp.command("quit")
         self.qmp.close()
         check(self.process.wait(60) == 0, "QEMU ended with", self.process.returncode)
+
+
+class RunningPrimary(Primary, Guest):
+    """A primary whose guest runs from its disk d0, IMAGE, and writes records all the time."""
+
+    def __init__(self, test, image):
+        with open(image, "r+b") as f:
+            f.write(boot_sector(test))
+        Guest.__init__(self, test)
+        Primary.__init__(self, test, [image],
+                         machine=[*self.options, "-device", "virtio-blk-pci,drive=d0"])
+        equal(self.last_record(), 0, "records on a new disk")
+
+    def works(self, n=40):
+        """The guest has written N records more."""
+        with open(self.images[0], "rb") as f:
+            self.go_on(lambda at, length: os.pread(f.fileno(), length, at), n)

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 
-from libmcbuf import DEADLINE, Failure, MiB, check, read_file, skip
+from libmcbuf import DEADLINE, Failure, MiB, check, equal, read_file, skip
 from qmp import QMP, QMPError
 
 
@@ -30,13 +30,13 @@ def start_qemu(test, argv, path, log):
 
 
 class Primary:
-    """One QEMU with disks d0, d1 ... on IMAGES."""
+    """One QEMU with disks d0, d1 ... on IMAGES; MACHINE: options for another machine than none."""
 
-    def __init__(self, test, images, quorum=False, discard="unmap"):
+    def __init__(self, test, images, quorum=False, discard="unmap", machine=("-machine", "none")):
         self.test = test
         self.images = images
         path = test.unique("qmp")
-        argv = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none",
+        argv = ["qemu-system-x86_64", *machine, "-nodefaults", "-display", "none",
                 "-monitor", "none", "-qmp", "unix:%s,server=on,wait=off" % path]
         for i, image in enumerate(images):
             if quorum:
@@ -83,6 +83,12 @@ class Primary:
         self.qmp.command("blockdev-mirror", job_id="m%d" % disk, device="d%d" % disk,
                          target="r%d" % disk, sync="full", copy_mode="write-blocking", **more)
 
+    def drive_mirror(self, disk, server, export="", **more):
+        """The mirror by drive-mirror: its connection is a new one, and ends with the job."""
+        self.qmp.command("drive-mirror", job_id="m%d" % disk, device="d%d" % disk,
+                         target="nbd+unix:///%s?socket=%s" % (export, server.sock), format="raw",
+                         mode="existing", sync="full", copy_mode="write-blocking", **more)
+
     def wait_ready(self):
         for i in range(len(self.images)):
             self.qmp.wait_ready("m%d" % i)
@@ -91,6 +97,17 @@ class Primary:
         """The job is over with an error: its event."""
         return self.qmp.wait_event("BLOCK_JOB_COMPLETED",
                                    lambda data: data["device"] == "m%d" % disk)
+
+    def job_fails(self, disk, text=""):
+        """The job reports a write or a flush that the target refused, and is over, with TEXT."""
+        mine = lambda data: data["device"] == "m%d" % disk
+        said = self.qmp.wait_event("BLOCK_JOB_ERROR", mine)
+        equal((said["operation"], said["action"]), ("write", "report"), "the job's error", said)
+        over = self.job_error(disk)
+        check(text in over.get("error", ""), "no", repr(text), "in the end of the job:", over)
+        check(over.get("error"), "the job ended without an error:", over)
+        equal(self.qmp.job("m%d" % disk), None, "the job")
+        self.qmp.events.clear()                         # requests in flight failed too
 
     def job_refused(self, disk, offset=0):
         """Writes that the target is about to refuse, until one was: the event of the job's end."""
@@ -123,12 +140,12 @@ class Primary:
         self.process.wait()
 
 
-def random_writes(rng, primary, n, size, soon=False):
-    """N guest writes, zeroes and discards at sector alignment; 512 bytes is the favourite."""
+def random_writes(rng, primary, n, size, soon=False, first=0):
+    """N guest writes, zeroes and discards at sector alignment, from byte FIRST on; 512 bytes is the favourite."""
     for _ in range(n):
         disk = rng.randrange(len(primary.images))
         sectors = rng.choice((1, 1, 1, 3, 7, 8, 9, 16, 100, 333))
-        offset = rng.randrange(0, size // 512 - sectors) * 512
+        offset = rng.randrange(first // 512, size // 512 - sectors) * 512
         if rng.random() < 0.5:
             offset -= offset % 4096
         kind = rng.random()

@@ -39,8 +39,12 @@ class QMP:
                     raise
                 time.sleep(0.01)
         self.file = self.sock.makefile("r", encoding="utf-8")
-        if "QMP" not in self._receive():
-            raise QMPError("%s: not a QMP socket" % path)
+        greeting = self._receive()
+        while "event" in greeting:              # of a QEMU that is just starting
+            self.events.append(greeting)
+            greeting = self._receive()
+        if "QMP" not in greeting:
+            raise QMPError("%s: not a QMP socket: it says %s" % (path, greeting))
         self.command("qmp_capabilities")
 
     def _receive(self):
