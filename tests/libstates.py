@@ -77,7 +77,7 @@ class Replica:
 
     def make_syncing(self):
         self.serve()
-        self.old = self.connect()
+        self.old = self.connect(block_status=True)
         for at in range(8):
             self.write("s", at)
 
@@ -88,7 +88,7 @@ class Replica:
 
     def make_protected(self):
         self.serve("baseline=trusted")
-        self.old = self.connect()
+        self.old = self.connect(block_status=True)
         self.write("a")
         self.write("b", 2)
         self.commit()
@@ -103,7 +103,7 @@ class Replica:
 
     def make_pending(self):
         self.serve("baseline=trusted")
-        self.old = self.connect()
+        self.old = self.connect(block_status=True)
         self.hold_writeout()
         self.write("a")
         self.commit()

@@ -72,8 +72,8 @@ DATA = """
 event                         syncing    closed     protected  pending    sealed     resyncing  | stale      lost       empty      draining   drained    failed
 NAME: reads                   ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME: writes                  ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
-old connection: read          ok         ok         ok         ok         ok         ok         | ok         -          -          ESHUTDOWN  ESHUTDOWN  EIO
-old connection: write         ok         ok         ok         ok         ok         ok         | EIO        -          -          ESHUTDOWN  ESHUTDOWN  EIO
+old connection: reads         ok         ok         ok         ok         ok         ok         | ok         -          -          ESHUTDOWN  ESHUTDOWN  EIO
+old connection: writes        ok         ok         ok         ok         ok         ok         | EIO        -          -          ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: reads          ok         ok         ok         ok         ok         ok         | ok         EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gCURRENT: writes         ok         ok         ok         ok         ok         ok         | EIO        EIO        EIO        ESHUTDOWN  ESHUTDOWN  EIO
 NAME@gOTHER: all              ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
@@ -92,8 +92,10 @@ NAME@scratch: all             none       none       ok         ok         ok    
 NAME@divergence: reads        none       none       none       none       none       none       | none       none       none       ok         ok         none
 NAME@divergence: changes      none       none       none       none       none       none       | none       none       none       EPERM      EPERM      none
 NAME@divergence: flush        none       none       none       none       none       none       | none       none       none       ok         ok         none
-resync, old conn.: write      -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
-overwrite, old conn.: write   ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
+promote, old conn.: each      -          -          ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  | ESHUTDOWN  ESHUTDOWN  -          ESHUTDOWN  ESHUTDOWN  -
+failure, old conn.: each      EIO        EIO        EIO        EIO        EIO        EIO        | -          -          -          EIO        ESHUTDOWN  -
+resync, old conn.: each       -          -          ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  -          -          -          -
+overwrite, old conn.: each    ok         ok         ok         ok         ok         ok         | ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN  ESHUTDOWN
 """
 
 # What the server finds when it starts again; and the tools, with a server and without.
@@ -102,6 +104,9 @@ event                         syncing    closed     protected  pending    sealed
 restart                       ok         ok         ok         ok         ok         ok         | >lost      ok         ok         ok         ok         >lost
 crash                         ok         ok         ok         ok         ok         ok         | >lost      ok         ok         ok         ok         >lost
 reboot                        >empty     >empty     >lost      >lost      >lost      >lost      | >lost      ok         ok         ok         ok         >lost
+restart, reboot               ok         ok         ok         ok         ok         ok         | >lost      ok         ok         ok         ok         >lost
+restart, write, reboot        >empty     >empty     >lost      >lost      >lost      >lost      | -          -          -          -          -          -
+crash, reboot                 >empty     >empty     >lost      >lost      >lost      >lost      | >lost      ok         ok         ok         ok         >lost
 recover                       3          3          >drained   >draining  >drained   >drained   | >drained   >drained   3          ok         ok         2
 recover --wait                3          3          >drained   >drained   >drained   >drained   | >drained   >drained   3          >drained   ok         2
 recover --list                3          3          ok         ok         ok         ok         | ok         ok         3          ok         ok         ok
@@ -152,7 +157,7 @@ GROUPS = (("syncing", "closed", "empty"), ("protected", "pending", "sealed", "re
           ("stale", "lost", "failed"), ("draining", "drained"))
 # Those that an export takes in part are said by the same words.
 WORDS = dict({requests: word for word, requests in TOGETHER.items()},
-             **{READS + ", flush": "reads, flush", "read, write": "all", "read": "reads", "write": "writes"})
+             **{READS + ", flush": "reads, flush", "read, write": "all", "read": "reads", "write": "writes", "each": "all"})
 
 
 def merged(table, states):

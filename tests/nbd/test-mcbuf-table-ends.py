@@ -39,14 +39,20 @@ def starts_again(replica, how, cell):
         h = replica.connect("@promoted")
         replica.write("u", 6, h)
         h.shutdown()
-    end(replica, how)
-    replica.server.start()
+    for step in how.split(", "):
+        if step == "write":
+            h = replica.connect()
+            replica.write("v", 7, h)
+            h.shutdown()
+        else:
+            end(replica, step)
+            replica.server.start()
     name = cell[1:] if cell != "ok" else replica.name
     after = replica.check_state(name)
     for key in ("replica", "generation", "checkpoint"):
         equal(after[key], before[key], key)
     check(after["open_epoch"] >= before["open_epoch"], "an epoch's number is used again")
-    if promoted and how == "reboot":
+    if promoted and how in ("reboot", "crash, reboot"):
         h = replica.connect("@promoted")
         there = bytes(h.pread(4096, 6 * 4096))
         check(there in (bytes(4096), block("u")), "an unflushed write is torn", there[:8])
@@ -65,7 +71,7 @@ def starts_again(replica, how, cell):
     if name in ("syncing", "closed"):
         # The next start says that the first copy goes on.
         check("goes on" in after["reason"], after["reason"])
-    if replica.name == "failed":
+    if replica.name == "failed" and "," not in how:
         # The word outlives the server that it was said of.
         check("journal had failed" in after["reason"], after["reason"])
     if name in ("lost", "empty") and name != replica.name:
@@ -158,8 +164,8 @@ def goes_on_after_crash(replica):
 
 def carry_out(replica, event, cell, _):
     how, comma, rest = event.partition(", ")
-    if event in ("restart", "crash", "reboot"):
-        starts_again(replica, how, cell)
+    if "recover" not in event:
+        starts_again(replica, event, cell)
     else:
         command = rest if comma else event
         recovers(replica, how if comma else None, command[len("recover "):], cell)
