@@ -19,7 +19,9 @@ def end(replica, how):
     replica.old = None
     if how == "restart":
         replica.server.stop()
-        equal(glob.glob("/dev/shm/mcbuf-%s*" % replica.server.replica), [], "left in /dev/shm")
+        # Who found damage leaves it as it is: mended, the speculation is there, too.
+        equal(len(glob.glob("/dev/shm/mcbuf-%s*" % replica.server.replica)),
+              1 if replica.name == "damaged" else 0, "left in /dev/shm")
     elif how == "crash":
         replica.server.kill()
     else:
@@ -94,6 +96,8 @@ def run_recover(replica, option, cell):
     said = tool("mcbuf-recover", *args, replica.server.journal, code=code, warns=True)
     if code == 3:
         check("must not be used" in said.err, said)
+    elif code == 4:
+        check("/journal" in said.err and "offset" in said.err, said)
     elif code == 1:
         check("stop it first" in said.err, said)
     elif code == 2 and replica.server.is_running():
@@ -105,7 +109,8 @@ def run_recover(replica, option, cell):
     result = said.json
     if option == "--list":
         ids = [c["id"] for c in result["checkpoints"]]
-        check(replica.last in ids, "no checkpoint", replica.last, "in", ids)
+        newest = replica.whole if replica.name == "damaged" else replica.last
+        equal(max(ids), newest, "the newest of", ids)
         equal(ids, sorted(ids), "order")
         if replica.older:
             check(replica.older[0] in ids, "no checkpoint", replica.older[0], "in", ids)
