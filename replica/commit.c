@@ -3,8 +3,8 @@
  *
  * A seal is a swap under the lock.  A commit holds the turn: it seals if asked, lets the journal
  * make everything up to the epoch durable, and only then moves the epochs from the speculation
- * buffer to the write-out buffer and answers.  The first commit of a copy also
- * makes the backing images durable, before its record.  One that finds no room for its record waits for
+ * buffer to the write-out buffer and answers.  The first commit of a copy comes twice: before its record
+ * the backing images are made durable, without the turn (copy.c).  One that finds no room for its record waits for
  * write-out as writers do, without the turn.
  */
 #include "config.h"
@@ -15,7 +15,6 @@
 
 #include "common/bytes.h"
 #include "replica/internal.h"
-#include "replica/samples.h"
 
 #define TIGHTEN_SLICE 512
 
@@ -38,7 +37,7 @@ change_closed (struct journal_state *state, void *opaque)
     state->watermark.id = sealed;       /* what the images will hold when they are durable */
 }
 
-static int
+int
 refuse_state_locked (struct replica *r, const char *what, struct mcerror *err)
 {
   if (r->state == JOURNAL_PROMOTED) {
@@ -53,8 +52,8 @@ refuse_state_locked (struct replica *r, const char *what, struct mcerror *err)
                       what, replica_state_word (r->state), r->reason);
 }
 
-static bool
-takes_writes (enum journal_replica_state state)
+bool
+state_takes_writes (enum journal_replica_state state)
 {
   return state == JOURNAL_SYNCING || state == JOURNAL_PROTECTED ||
     state == JOURNAL_RESYNCING;
@@ -80,7 +79,7 @@ check_seal_locked (struct replica *r, bool promoted, uint64_t generation,
 {
   if (check_generation_locked (r, "seal", generation, err) == -1)
     return -1;
-  if (promoted ? r->state != JOURNAL_PROMOTED : !takes_writes (r->state))
+  if (promoted ? r->state != JOURNAL_PROMOTED : !state_takes_writes (r->state))
     return refuse_state_locked (r, "seal", err);
   return 0;
 }
@@ -331,60 +330,6 @@ committed_locked (struct replica *r, uint64_t number, uint64_t time)
   pthread_cond_signal (&r->work);
 }
 
-static void
-change_nothing (struct journal_state *state, void *opaque)
-{
-  (void) state;
-  (void) opaque;
-}
-
-/* The first copy, of all disks or of those that have joined, is whole: wait for writes that
- * were still on their way to the images when it was closed, then make the images durable.
- */
-static int
-finish_copy (struct replica *r, struct mcerror *err)
-{
-  bool fresh[JOURNAL_MAX_DISKS] = { false };
-  bool joined;
-
-  {
-    SCOPED_LOCK (&r->lock);
-
-    r->want_idle++;
-    while (r->through > 0)
-      pthread_cond_wait (&r->changed, &r->lock);
-    r->want_idle--;
-    if (!takes_writes (r->state))
-      return refuse_state_locked (r, "commit", err);
-    joined = r->has_checkpoint;
-    for (unsigned i = 0; i < r->ndisks; i++)
-      fresh[i] = disk_is_fresh_locked (r, i);
-  }
-  for (unsigned i = 0; i < r->ndisks; i++)
-    if (fresh[i] && backing_flush (r->disks[i].backing) == -1) {
-      int saved = errno;
-
-      replica_hole (r, saved, backing_path (r->disks[i].backing));
-      errno = EIO;
-      return mcerror_set (err, MCEXIT_REFUSED,
-                          "cannot commit: %s: cannot make the first copy durable: %s: "
-                          "mend the cause, then use resync%s",
-                          backing_path (r->disks[i].backing),
-                          strerror (saved), joined ? "" : " overwrite");
-    }
-  /* Write-out goes on beside the copy of disks that have joined: they get samples with that. */
-  if (joined)
-    return 0;
-  /* A commit has no room for samples: they are there before it, and mean nothing before it. */
-  samples_take (r->journal, r->disks, r->ndisks);
-  if (journal_record (r->journal, JOURNAL_REC_STATE, change_nothing, NULL) == -1) {
-    if (journal_failed (r->journal))
-      replica_fail (r, "recording samples of the first copy", errno);
-    return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: %s/journal: %m", r->dir);
-  }
-  return 0;
-}
-
 /* With the turn.  1: already committed, *ANSWER says so. */
 static int
 check_commit (struct replica *r, const struct commit_request *req,
@@ -398,7 +343,7 @@ check_commit (struct replica *r, const struct commit_request *req,
   committed = req->has_epoch && state_has_committed (&state, req->epoch);
   if (check_generation_locked (r, "commit", req->generation, err) == -1)
     return -1;
-  if (!takes_writes (r->state) && !(r->state == JOURNAL_STALE && committed))
+  if (!state_takes_writes (r->state) && !(r->state == JOURNAL_STALE && committed))
     return refuse_state_locked (r, "commit", err);
   if (!req->has_epoch)
     return 0;
@@ -439,19 +384,29 @@ note_latency_locked (struct replica *r, uint64_t us)
   r->latency[r->nlatency++ % LATENCIES] = us;
 }
 
-/* -1 with ENOSPC: it can be tried AGAIN, when there is room; what was sealed for it is *REQ's epoch then. */
+/* A copy that a commit ends. */
+struct copy_end {
+  bool asked;                   /* finish_copy was called … */
+  uint64_t moves;               /* … for the copy of then */
+  bool turn;                    /* r->copy_turn is this commit's */
+};
+#define FINISH_COPY 2
+
+/* What was sealed for it is *REQ's epoch from then on, with which it can be tried AGAIN.  FINISH_COPY: when finish_copy has
+ * done its work; -1 with ENOSPC: when there is room.
+ */
 static int
-commit_turn (struct replica *r, struct commit_request *req, bool again, uint64_t since,
-             struct commit_answer *answer, struct mcerror *err)
+commit_turn (struct replica *r, struct commit_request *req, bool again, struct copy_end *end,
+             uint64_t since, struct commit_answer *answer, struct mcerror *err)
 {
   struct journal_checkpoint cp = { .time = host_time_ns () };
   struct journal_commit commit = { .kind = JOURNAL_REC_COMMIT };
   struct commit_change change = { .commit = &commit, .checkpoint = &cp };
-  bool first, copy = false;
+  bool first, whole, copy = false;
   int result = check_commit (r, req, answer, err);
 
   if (result == 1 && again && req->label)
-    replica_log (r, REPLICA_LOG_ERROR, "epoch %" PRIu64 ", which waited for room in the journal to become a checkpoint, "
+    replica_log (r, REPLICA_LOG_ERROR, "epoch %" PRIu64 ", which waited to become a checkpoint, "
                  "is part of checkpoint %" PRIu64 ", which was committed meanwhile: its label \"%s\" is not given",
                  req->epoch, answer->checkpoint, req->label);
   if (result != 0)
@@ -470,10 +425,14 @@ commit_turn (struct replica *r, struct commit_request *req, bool again, uint64_t
     for (unsigned i = 0; i < r->ndisks; i++)
       copy = copy || disk_is_fresh_locked (r, i);
     change.open = speculation_open_number (r->spec);
+    whole = !copy || (end->asked && end->moves == r->moves);
+    end->moves = r->moves;
   }
   if (make_dirty (r, NULL) == -1)
     return mcerror_set (err, MCEXIT_REFUSED, "cannot commit: the journal failed: %m");
-  if (copy && finish_copy (r, err) == -1)
+  if (!whole)
+    return FINISH_COPY;
+  if (first && copy_record_samples (r, err) == -1)
     return -1;
 
   /* A hole that came to light meanwhile voids what was sealed before it: the
@@ -481,7 +440,7 @@ commit_turn (struct replica *r, struct commit_request *req, bool again, uint64_t
    */
   {
     SCOPED_LOCK (&r->lock);
-    if (!takes_writes (r->state))
+    if (!state_takes_writes (r->state))
       return refuse_state_locked (r, "commit", err);
   }
   commit.epoch = cp.id;
@@ -509,7 +468,7 @@ commit_turn (struct replica *r, struct commit_request *req, bool again, uint64_t
   SCOPED_LOCK (&r->lock);
   r->checkpoint = cp;
   r->has_checkpoint = true;
-  if (takes_writes (r->state) && r->state != JOURNAL_PROTECTED) {
+  if (state_takes_writes (r->state) && r->state != JOURNAL_PROTECTED) {
     r->state = JOURNAL_PROTECTED;
     set_reason_locked (r, "%s", "");
   }
@@ -532,26 +491,44 @@ replica_commit (struct replica *r, const struct commit_request *req,
 {
   uint64_t since = host_monotonic_ns ();
   struct commit_request now = *req;
+  struct copy_end end = { .asked = false };
   struct space space;
-  bool again = false;
+  bool again = false, stopping;
   int result, saved;
 
   do {
     {
       SCOPED_LOCK (&r->lock);
-      if (turn_begin_locked (r) == -1)
-        return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
+      stopping = turn_begin_locked (r) == -1;
+    }
+    if (stopping) {
+      if (end.turn)
+        copy_turn_end (r);
+      errno = ESHUTDOWN;
+      return mcerror_set (err, MCEXIT_USAGE, "the server is stopping");
     }
     space = space_seen (r, NULL);
-    result = commit_turn (r, &now, again, since, answer, err);
+    result = commit_turn (r, &now, again, &end, since, answer, err);
     saved = errno;
     again = true;
     {
       SCOPED_LOCK (&r->lock);
       turn_end_locked (r);
     }
-  } while (result == -1 && saved == ENOSPC &&
-           wait_space (&space, host_monotonic_ns ()) == 0);
+    if (result == FINISH_COPY) {
+      end.asked = true;
+      result = finish_copy (r, end.moves, &end.turn, err);
+      saved = errno;
+      if (result == 0)
+        result = FINISH_COPY;
+    }
+    if (result != FINISH_COPY && end.turn) {
+      copy_turn_end (r);
+      end.turn = false;
+    }
+  } while (result == FINISH_COPY ||
+           (result == -1 && saved == ENOSPC &&
+            wait_space (&space, host_monotonic_ns ()) == 0));
   errno = saved;
   return result;
 }

@@ -140,6 +140,8 @@ struct replica {
   bool quiescing;
 
   bool commit_turn;             /* commit, promote, resync, stop: one at a time */
+  bool copy_turn;               /* a commit ends a first copy: one at a time, from before its commit_turn to its end */
+  bool finishing;               /* … and does I/O on the images for that */
   bool writing_out;             /* the write-out thread is in a cycle */
   bool hold_writeout;           /* it must not begin another */
   unsigned waiting;             /* writers that wait for journal space */
@@ -201,6 +203,9 @@ extern int replica_refused (struct replica *r, const struct admitted *a,
                             int errnum, const char *what);
 /* The same with the turn, or before anybody else is there: of the stream of now. */
 extern void replica_hole (struct replica *r, int errnum, const char *what);
+/* The same without the turn, of the stream of when r->moves was MOVES.  -1 with EAGAIN: it is another one now. */
+extern int replica_hole_since (struct replica *r, uint64_t moves, int errnum,
+                               const char *what);
 
 /* The journal cannot be trusted any more: WHAT failed, with ERRNUM (0: WHAT says it all).
  * Called without the lock, by those whom a promote or resync waits for.
@@ -510,6 +515,10 @@ extern int replica_seal (struct replica *r, uint64_t generation,
                          uint64_t *sealed, struct mcerror *err);
 extern int replica_commit (struct replica *r, const struct commit_request *req,
                            struct commit_answer *answer, struct mcerror *err);
+extern bool state_takes_writes (enum journal_replica_state state);
+/* -1: WHAT is not to be had in this state. */
+extern int refuse_state_locked (struct replica *r, const char *what,
+                                struct mcerror *err);
 /* What a seal must not wait for: spare maps, epoch numbers.  Without the lock. */
 extern int replica_prepare_seal (struct replica *r);
 /* Give back what sealed epochs' maps do not need.  Without the lock. */
@@ -517,6 +526,17 @@ extern int replica_tighten (struct replica *r);
 /* Promoted writes so far become durable. */
 extern int promoted_flush (struct replica *r);
 extern int promoted_flush_turn (struct replica *r);     /* the caller has the turn */
+
+/* --- copy.c: the end of a first copy ---------------------------------------- */
+
+/* Make the images of the copy of MOVES durable, for a commit that is not in its turn.  *MINE: the copy turn
+ * is taken, until copy_turn_end.  0: look again with the turn, there may have been a promote or a resync.
+ */
+extern int finish_copy (struct replica *r, uint64_t moves, bool *mine,
+                        struct mcerror *err);
+/* With the turn: what finish_copy has sampled is durable before the commit. */
+extern int copy_record_samples (struct replica *r, struct mcerror *err);
+extern void copy_turn_end (struct replica *r);
 
 /* --- drain.c: from maps to backing images ---------------------------------- */
 

@@ -500,7 +500,7 @@ wait_idle_locked (struct replica *r)
 
   r->want_idle++;
   r->quiescing = true;
-  while (!(idle = r->through == 0 && r->journaled == 0 &&
+  while (!(idle = r->through == 0 && r->journaled == 0 && !r->copy_turn &&
            r->readers[0] + r->readers[1] == 0) &&
          host_monotonic_ns () < until)
     (void) wait_changed_locked (r, 100);

@@ -111,7 +111,7 @@ room_may_come_locked (struct replica *r)
 
   if (r->stopping || r->wo_error[0])
     return false;
-  if (!writeout_is_empty (r->wo) || r->writing_out || r->commit_turn)
+  if (!writeout_is_empty (r->wo) || r->writing_out || r->commit_turn || r->copy_turn)
     return true;
   speculation_get_stat (r->spec, &stat);
   return r->state == JOURNAL_PROMOTED && stat.extents > 0;

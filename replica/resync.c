@@ -75,7 +75,7 @@ check_resync_locked (struct replica *r, bool overwrite, struct mcerror *err)
 }
 
 /* For an overwrite, or with a disk that has joined: no cycle of write-out, and no write that is
- * still on its way to an image, may come after the new copy has begun.  Called while
+ * still on its way to an image, and no flush that ends a copy, may come after the new copy has begun.  Called while
  * moving, so that none begins.
  */
 static int
@@ -86,11 +86,11 @@ come_to_rest_locked (struct replica *r, struct mcerror *err)
   r->hold_writeout = true;
   pthread_cond_signal (&r->work);
   r->want_idle++;
-  while ((r->writing_out || r->through > r->parked) && !r->stopping &&
+  while ((r->writing_out || r->finishing || r->through > r->parked) && !r->stopping &&
          host_monotonic_ns () < until)
     (void) wait_changed_locked (r, 100);
   r->want_idle--;
-  if (!r->writing_out && r->through <= r->parked)
+  if (!r->writing_out && !r->finishing && r->through <= r->parked)
     return 0;
   return refuse_locked (r, "writes to a backing image do not come to an end: mend it, or restart the server", err);
 }

@@ -252,9 +252,8 @@ change_stale (struct journal_state *state, void *opaque)
   state->clean = false;
 }
 
-int
-replica_refused (struct replica *r, const struct admitted *a, int errnum,
-                 const char *what)
+static int
+hole (struct replica *r, const struct admitted *a, int errnum, const char *what)
 {
   bool mine = false, moved;
 
@@ -280,7 +279,6 @@ replica_refused (struct replica *r, const struct admitted *a, int errnum,
     }
   }
   if (moved) {
-    divergence_refused (r);     /* a promote: the old primary has what was refused */
     errno = EAGAIN;
     return -1;
   }
@@ -300,16 +298,35 @@ replica_refused (struct replica *r, const struct admitted *a, int errnum,
   return 0;
 }
 
+int
+replica_refused (struct replica *r, const struct admitted *a, int errnum,
+                 const char *what)
+{
+  if (hole (r, a, errnum, what) == 0)
+    return 0;
+  divergence_refused (r);       /* a promote: the old primary has what was refused */
+  errno = EAGAIN;
+  return -1;
+}
+
+int
+replica_hole_since (struct replica *r, uint64_t moves, int errnum, const char *what)
+{
+  const struct admitted a = { .route = ROUTE_SPECULATE, .moves = moves };
+
+  return hole (r, &a, errnum, what);
+}
+
 void
 replica_hole (struct replica *r, int errnum, const char *what)
 {
-  struct admitted a = { .route = ROUTE_SPECULATE };
+  uint64_t moves;
 
   {
     SCOPED_LOCK (&r->lock);
-    a.moves = r->moves;
+    moves = r->moves;
   }
-  if (replica_refused (r, &a, errnum, what) == -1)
+  if (replica_hole_since (r, moves, errnum, what) == -1)
     assert (!"moved under the turn");
 }
 

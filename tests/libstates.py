@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 
-from libmcbuf import (MiB, NO_CHECKPOINT, Failure, Faults, Server, Test, check,
+from libmcbuf import (DAMAGE, MiB, NO_CHECKPOINT, Failure, Faults, Server, Test, check,
                       done, equal, nbd_errno, poll, read_file, same, sparse_file, tool, write_file)
 from state_table import STATES, render
 
@@ -77,7 +77,7 @@ class Replica:
 
     def make_syncing(self):
         self.serve()
-        self.old = self.connect()
+        self.old = self.connect(block_status=True)
         for at in range(8):
             self.write("s", at)
 
@@ -88,7 +88,7 @@ class Replica:
 
     def make_protected(self):
         self.serve("baseline=trusted")
-        self.old = self.connect()
+        self.old = self.connect(block_status=True)
         self.write("a")
         self.write("b", 2)
         self.commit()
@@ -103,7 +103,7 @@ class Replica:
 
     def make_pending(self):
         self.serve("baseline=trusted")
-        self.old = self.connect()
+        self.old = self.connect(block_status=True)
         self.hold_writeout()
         self.write("a")
         self.commit()
@@ -182,6 +182,26 @@ class Replica:
         check("error" in self.server.ask("commit"), "a commit without a sync")
         self.faults.heal("fdatasync")
 
+    def make_damaged(self):
+        self.make_pending()
+        self.whole, self.older = self.older[0], None
+        self.server.kill()
+        self.old = None
+        self.flip()
+        self.server.start()
+
+    def flip(self):
+        """A byte of what was committed, and is in the journal alone: damaged, or mended."""
+        path = self.server.journal + "/journal"
+        if not hasattr(self, "place"):
+            self.place = read_file(path).find(block("b"))
+            check(self.place > 0, "what was committed is not in the journal")
+        with open(path, "r+b") as f:
+            f.seek(self.place)
+            byte = f.read(1)[0]
+            f.seek(self.place)
+            f.write(bytes([byte ^ 1]))
+
     # --- Looking at it ---
 
     def check_state(self, name=None):
@@ -211,7 +231,7 @@ class Replica:
         """Where it can be read, it reads as it must."""
         if self.name in ("draining", "drained"):
             h = self.connect("@promoted")
-        elif self.name in ("lost", "empty", "failed"):
+        elif self.name in ("lost", "empty", "failed", "damaged"):
             return
         else:
             h = self.connect()
@@ -230,6 +250,10 @@ class Replica:
         committed = self.committed if committed == "?" else committed
         if self.server.is_running():
             self.server.kill()
+        if self.name == "damaged" and committed is not None:
+            # Nothing else was harmed.
+            tool("mcbuf-recover", self.server.journal, code=DAMAGE)
+            self.flip()
         if committed is None:
             said = tool("mcbuf-recover", self.server.journal, code=NO_CHECKPOINT).err
             check("must not be used" in said, said)
@@ -265,6 +289,8 @@ WAY_OUT = {
     ("resync", "failed"): ("failed", "mend the device", "resync overwrite"),
     ("promote", "failed"): ("failed", "stop the server", "mcbuf-recover"),
     "failed": ("failed", "stop the server"),
+    ("resync", "damaged"): ("failed", "resync overwrite"),
+    "damaged": ("failed", "stop the server"),
 }
 
 
@@ -272,7 +298,7 @@ def check_refusal(text, event, state):
     """TEXT, the refusal of EVENT, says all that it must."""
     verb = (event.split() or [""])[0]
     if "UNKNOWN" in event and state not in ("syncing", "closed", "empty", "draining", "drained",
-                                            "failed"):
+                                            "failed", "damaged"):
         words = ("4711", "--list")
     else:
         words = WAY_OUT.get((verb, state), WAY_OUT.get(state, ()))

@@ -10,7 +10,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (DONE, NO_CHECKPOINT, MiB, Faults, Server, StartError, check, done, equal,
+from libmcbuf import (DONE, NO_CHECKPOINT, USAGE, MiB, Faults, Server, StartError, check, done, equal,
                       main, nbd_errno, poll, read_all, read_file, refused, same, sparse_file, tool)
 
 SIZE = 2 * MiB
@@ -438,6 +438,108 @@ def test_opening_unread(test):
 def test_opening_unsynced(test):
     """What the last server pushed may be gone, although a later sync says nothing: it is not believed."""
     opening(test, "fdatasync", "stale")
+
+
+SPANS = ((MiB, 2 * MiB),                # records
+         (8 * MiB, 12 * MiB),           # data in the middle
+         (12 * MiB, 16 * MiB))          # all that is at the end
+
+
+def until_it_fails(server, faults, span):
+    """Checkpoints while writes to SPAN of the journal fail: {checkpoint: what the disk was}, also the one refused."""
+    h = server.connect()
+    disks, last = {0: bytes(SIZE)}, 0
+    for letter in range(1, 64):
+        if letter == 3:
+            before = faults.happened()
+            faults.fail("pwrite", JOURNAL, span=span)
+        data = bytes([letter]) * SIZE
+        epoch = server.status()["open_epoch"]
+        if nbd_errno(h.pwrite, data, 0):
+            break
+        disks[epoch] = data
+        reply = server.ask("commit")
+        if "error" in reply:
+            refused(reply, 2, "failed")
+            break
+        last = reply["checkpoint"]
+        equal(last, epoch, "checkpoint")
+    check(faults.happened() > before, "no write to", span, "was failed")
+    has_failed(server, last)
+    h.shutdown()
+    return disks, last
+
+
+def test_one_range(test):
+    """Writes to one range of the journal fail, whichever it is: no checkpoint is lost, none is made up."""
+    for span in SPANS:
+        for way in ("recover", "restart"):
+            # The history has the journal used up to its end.
+            server, faults = replica(test, "baseline=trusted", "history=100", "journal=" + test.unique("j"))
+            zero_filled(server)
+            disks, last = until_it_fails(server, faults, span)
+            server.kill()
+            if way == "recover":
+                # It writes to the journal, too: it may be refused, and then changes nothing.
+                said = tool("mcbuf-recover", "--json", server.journal, code=(DONE, USAGE), env=faults.env,
+                            preload=faults.preload)
+                check(said.code == DONE or server.journal in said.err, said)
+                faults.heal_all()
+                found = tool("mcbuf-recover", "--json", server.journal).json["checkpoint"]
+            else:
+                faults.heal_all()
+                server.start()
+                s = server.status()
+                found = s["checkpoint"]["id"]
+                equal(s["state"], "stale", "state after the restart")
+                same(read_all(server.connect("@latest")), disks[found], "the checkpoint")
+                done(server.ask("resync"))
+                h = server.connect()
+                h.pwrite(b"n" * SIZE, 0)
+                h.shutdown()
+                disks[server.commit()["checkpoint"]] = b"n" * SIZE
+                server.kill()
+                disks[found] = disks[tool("mcbuf-recover", "--json", server.journal).json["checkpoint"]]
+            check(found in (last, last + 1), "checkpoint", found, "after", last)
+            same(read_file(test.path(IMAGE)), disks[found], "the image of", span, way)
+            sparse_file(test.path(IMAGE), SIZE)
+
+
+def test_opening_unwritten(test):
+    """Writes to the journal fail for good: who only looks is served; a start and a recovery are refused, and lose nothing."""
+    for first in ("start", "recover"):
+        server, faults = replica(test, "baseline=trusted", "journal=" + test.unique("j"))
+        server.connect().pwrite(b"1" * 8192, 0)
+        last = server.commit()["checkpoint"]
+        server.drained()
+        server.connect().pwrite(b"2" * 8192, 0)
+        server.kill()
+        faults.fail("pwrite", JOURNAL)
+        for option in "--list", "--dry-run", "--verify":
+            tool("mcbuf-recover", option, server.journal, env=faults.env, preload=faults.preload)
+        for _ in range(2):
+            said = tool("mcbuf-recover", server.journal, code=USAGE, env=faults.env, preload=faults.preload).err
+            check(server.journal + "/journal" in said and os.strerror(errno.EIO) in said, said)
+            try:
+                server.start()
+                check(False, "it starts without writing to its journal")
+            except StartError as error:
+                check(server.journal + "/journal: cannot write" in str(error), error)
+        same(read_file(test.path(IMAGE)), b"1" * 8192 + bytes(SIZE - 8192), "image")
+        faults.heal_all()
+        if first == "start":
+            server.start()
+            s = server.status()
+            # What was written in part may be whole now: that it was no success is remembered.
+            equal((s["state"], s["checkpoint"]["id"]), ("stale", last), "status")
+            check("journal had failed" in s["reason"], s["reason"])
+            leads_back(test, server, "resync")
+            last = server.status()["checkpoint"]["id"]
+            server.kill()
+        equal(tool("mcbuf-recover", "--json", server.journal).json["checkpoint"], last, "recovered")
+        same(read_file(test.path(IMAGE)), b"n" * SIZE if first == "start" else b"1" * 8192 + bytes(SIZE - 8192),
+             "image")
+        sparse_file(test.path(IMAGE), SIZE)
 
 
 main(globals())

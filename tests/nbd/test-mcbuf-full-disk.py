@@ -14,8 +14,9 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (NO_CHECKPOINT, KiB, MiB, Server, StartError, check, done, equal, main, nbd_errno,
-                      poll, read_all, read_file, same, seeded, skip, sparse_file, tool)
+from libmcbuf import (NO_CHECKPOINT, Disk, Faults, KiB, MiB, Server, StartError, check, done, equal, main,
+                      nbd_errno, poll, random_data, read_all, read_file, same, seeded, skip, sparse_file,
+                      tool)
 
 SIZE = 8 * MiB
 INSIDE = "MCBUF_TEST_INSIDE"
@@ -297,6 +298,50 @@ def test_default_buffer(test):
     equal(server.status()["buffer"]["size"], 16 * MiB, "buffer")
     server.stop()
     unmount("/dev/shm")
+
+
+def refuses_journal(where, *args, **options):
+    """No replica is made with ARGS: said with the way out, and nothing is left of it in WHERE."""
+    try:
+        Server(*args, "buffer=8M", **options)
+        check(False, "a journal was made without room for it")
+    except StartError as error:
+        check("No space" in str(error) and "journal-size=" in str(error), error)
+    free = os.statvfs(where).f_bfree * os.statvfs(where).f_bsize
+    check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
+
+
+def test_journal_no_room(test):
+    """A file system that is too small, or fills up: said at the start; later it does not matter."""
+    where = test.path("small")
+    os.mkdir(where)
+    if not mount("-t", "tmpfs", "-o", "size=24M", "tmpfs", where):
+        skip("no tmpfs to be had")
+    image = sparse_file(test.path("disk.img"), SIZE)
+    journal = "journal=" + where + "/j"
+    refuses_journal(where, test, image, journal, "journal-size=32M")
+    # Here the file system says that there is room, and then there is none.
+    faults = Faults(test)
+    faults.fail("pwrite", "journal.new", err=errno.ENOSPC)
+    refuses_journal(where, test, image, journal, "journal-size=16M", env=faults.env, preload=faults.preload)
+    server = Server(test, image, journal, "journal-size=16M", "buffer=8M", "baseline=trusted")
+    fill(where)
+    h = server.connect()
+    disk = Disk(SIZE)
+    rng = seeded("no room")
+    for _ in range(30):
+        at = rng.randrange(8) * MiB
+        data = random_data(rng, MiB)
+        h.pwrite(data, at)
+        disk.write(at, data)
+        server.commit()
+    server.kill()
+    server.start()
+    same(read_all(server.connect()), bytes(disk.now), "after a crash")
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(image), bytes(disk.now), "recovered")
+    unmount(where)
 
 
 enter_namespace()

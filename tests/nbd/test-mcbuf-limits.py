@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 
@@ -18,8 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 # pylint: disable=wrong-import-position
 import nbd
 
-from libmcbuf import (DEADLINE, KiB, MiB, PRELOAD, REFUSED, SLOW, WRAPPER, Disk, Failure, Faults, Server,
-                      StartError, check, done, equal, main, nbd_errno, poll, random_data,
+from libmcbuf import (DEADLINE, KiB, MiB, PRELOAD, REFUSED, SLOW, WRAPPER, Disk, Failure, Server, check, done, equal, main, nbd_errno, poll, random_data,
                       read_all, read_file, refused, same, seeded, skip, sparse_file, tool)
 from libstore import Store
 
@@ -307,64 +305,6 @@ def test_full_and_paused(test):
     h = server.connect()
     h.pwrite(bytes(disk.now), 0)
     server.commit()
-
-
-def test_journal_no_room(test):
-    """A file system that is too small, or fills up: said at the start; later it does not matter."""
-    mount = test.path("small")
-    os.mkdir(mount)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", mount],
-                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
-        print("no mount here: left out")
-        return
-    try:
-        image = sparse_file(test.path("disk.img"), SIZE)
-        try:
-            Server(test, image, "journal=" + mount + "/j", "journal-size=32M", "buffer=8M")
-            check(False, "a journal larger than its file system was made")
-        except StartError as error:
-            check("No space" in str(error) and "journal-size=" in str(error), error)
-        free = os.statvfs(mount).f_bfree * os.statvfs(mount).f_bsize
-        check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
-        # Here the file system says that there is room, and then there is none.
-        faults = Faults(test)
-        faults.fail("pwrite", "journal.new", err=errno.ENOSPC)
-        try:
-            Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
-                   env=faults.env, preload=faults.preload)
-            check(False, "a journal was made without room for it")
-        except StartError as error:
-            check("No space" in str(error) and "journal-size=" in str(error), error)
-        free = os.statvfs(mount).f_bfree * os.statvfs(mount).f_bsize
-        check(free > 23 * MiB, "what could not be made still takes room:", free, "bytes are free")
-        server = Server(test, image, "journal=" + mount + "/j", "journal-size=16M", "buffer=8M",
-                        "baseline=trusted")
-        with open(mount + "/full", "wb") as f:
-            try:
-                while True:
-                    f.write(bytes(64 * KiB))
-                    f.flush()
-            except OSError as error:
-                equal(error.errno, errno.ENOSPC, "filling the file system")
-        h = server.connect()
-        disk = Disk(SIZE)
-        rng = seeded("no room")
-        for _ in range(30):
-            at = rng.randrange(8) * MiB
-            data = random_data(rng, MiB)
-            h.pwrite(data, at)
-            disk.write(at, data)
-            server.commit()
-        server.kill()
-        server.start()
-        same(read_all(server.connect()), bytes(disk.now), "after a crash")
-        recovered(server, bytes(disk.now), image, "recovered")
-    finally:
-        for p in test.processes:
-            if p.poll() is None:
-                p.kill()
-                p.wait()
-        subprocess.run(["umount", mount], check=True)
 
 
 def handshake(server, export=b""):

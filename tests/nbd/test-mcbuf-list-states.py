@@ -18,7 +18,7 @@ from state_table import STATES
 
 # Beside the inlet and the control export.
 CHECKPOINT = {"@latest", "@scratch"}
-OTHERS = {"syncing": set(), "closed": set(), "empty": set(), "failed": set(),
+OTHERS = {"syncing": set(), "closed": set(), "empty": set(), "failed": set(), "damaged": set(),
           "draining": {"@promoted", "@divergence"}, "drained": {"@promoted", "@divergence"}}
 
 

@@ -9,8 +9,8 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 # pylint: disable=wrong-import-position
-from libmcbuf import (MiB, Control, Faults, Server, check, done, equal, main, nbd_errno, poll,
-                      read_all, read_file, refused, same, sparse_file, tool)
+from libmcbuf import (MiB, NO_CHECKPOINT, Control, Faults, Server, check, done, equal, main,
+                      nbd_errno, poll, read_all, read_file, refused, same, sparse_file, tool)
 
 SIZE = 2 * MiB
 IMAGE = "disk.img"
@@ -268,6 +268,110 @@ def test_first_copy(test):
     tool("mcbuf-recover", server.journal)
     same(read_file(test.path(IMAGE)), b"2" * 4096 + b"1" * 4096 + b"3" * 4096 +
          b"1" * (SIZE - 12288), "image")
+
+
+def test_first_copy_sync(test):
+    """The sync that ends the first copy hangs: only commits wait for it."""
+    server, faults = replica(test)
+    h, other = server.connect(), server.connect()
+    h.pwrite(b"1" * SIZE, 0)
+    is_held = hold(faults, "fdatasync", IMAGE)
+    commit = Later(server.ask, "commit")
+    poll("the sync to hang", is_held)
+    other.pwrite(b"2" * 4096, 4096)
+    equal(bytes(h.pread(8192, 0)), b"1" * 4096 + b"2" * 4096, "the inlet")
+    equal(nbd_errno(h.flush), 0, "errno of a flush")
+    sealed = server.seal()
+    second = Later(server.ask, "commit epoch=%d" % sealed)
+    third = Later(server.ask, "commit")
+    refused(Later(server.ask, "promote").get("promote"), NO_CHECKPOINT, "syncing", "no checkpoint")
+    answers(server, "syncing")
+    overwrite = Later(server.ask, "resync overwrite")
+    answers(server, "syncing")
+    refused(overwrite.get("resync overwrite"), 2, "syncing", "do not come to an end")
+    h.pwrite(b"3" * 4096, 0)
+    refused(Later(server.ask, "promote").get("promote"), NO_CHECKPOINT, "no checkpoint")
+    check(not (commit.is_over() or second.is_over() or third.is_over()), "a commit without the sync")
+    done(Later(server.ask, "shutdown").get("shutdown"))
+    faults.heal_all()
+    first = done(commit.get("the first commit"))["checkpoint"]
+    for later in second, third:
+        reply = later.get("a later commit")
+        check("error" in reply or reply["checkpoint"] > first, "a later commit", reply)
+    h.shutdown()
+    other.shutdown()
+    server.wait_end()
+    server.start()
+    equal(server.status()["state"], "protected", "state")
+    server.commit()
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(test.path(IMAGE)), b"3" * 4096 + b"2" * 4096 + b"1" * (SIZE - 8192), "image")
+
+
+def test_first_copy_sync_fails(test):
+    """It hangs, then fails: the copy has a hole, and no commit takes that for success."""
+    server, faults = replica(test)
+    h = server.connect()
+    h.pwrite(b"1" * SIZE, 0)
+    is_held = hold(faults, "fdatasync", IMAGE)
+    commits = [Later(server.ask, "commit") for _ in range(3)]
+    poll("the sync to hang", is_held)
+    overwrite = Later(server.ask, "resync overwrite")
+    answers(server, "syncing")
+    faults.fail("fdatasync", IMAGE)
+    for commit in commits:
+        refused(commit.get("a commit"), 2)
+    poll("resync overwrite to be over", overwrite.is_over)
+    faults.heal_all()
+    reply = overwrite.get("resync overwrite")
+    if "error" in reply:
+        equal(server.status()["state"], "stale", "state")
+        done(server.ask("resync overwrite"))
+    equal(server.status()["state"], "syncing", "state")
+    tool("mcbuf-recover", server.journal, code=NO_CHECKPOINT)
+    h = server.connect()
+    h.pwrite(b"2" * SIZE, 0)
+    server.commit()
+    h.shutdown()
+    server.kill()
+    tool("mcbuf-recover", server.journal)
+    same(read_file(test.path(IMAGE)), b"2" * SIZE, "image")
+
+
+def test_joined_sync(test):
+    """That of a disk that has joined: promote does not wait, and what comes of the sync then is nothing to it."""
+    faults = Faults(test)
+    disks = ["disk=%s:%s" % (n, sparse_file(test.path(n + ".img"), SIZE)) for n in ("vda", "vdb")]
+    params = ["journal=" + test.path("j"), "journal-size=16M", "buffer=8M"]
+    server = Server(test, disks[0], *params, "baseline=trusted")
+    h = server.connect("vda")
+    h.pwrite(b"1" * 8192, 0)
+    last = server.commit()["checkpoint"]
+    h.shutdown()
+    server.stop()
+    server = Server(test, *disks, *params, "add-disk=vdb", env=faults.env, preload=faults.preload)
+    h = server.connect("vdb")
+    h.pwrite(b"2" * SIZE, 0)
+    is_held = hold(faults, "fdatasync", "vdb.img")
+    commit = Later(server.ask, "commit")
+    poll("the sync to hang", is_held)
+    answers(server, "resyncing")
+    equal(done(Later(server.ask, "promote").get("promote"))["checkpoint"], last, "promote")
+    faults.fail("fdatasync", "vdb.img")
+    refused(commit.get("the commit"), 2, "promoted")
+    equal(server.status()["state"], "promoted", "state")
+    p = server.connect("vda@promoted")
+    equal(bytes(p.pread(8192, 0)), b"1" * 8192, "the promoted disk")
+    p.pwrite(b"3" * 4096, 0)
+    p.flush()
+    done(server.ask("divergence disk=vda"))
+    poll("the drain", lambda: server.status()["drained"])
+    equal(read_file(test.path("vda.img"))[:8192], b"3" * 4096 + b"1" * 4096, "image")
+    p.shutdown()
+    h.shutdown()
+    faults.heal_all()
+    server.stop()
 
 
 main(globals())

@@ -13,7 +13,7 @@ import nbd
 from libmcbuf import (check, connect_errno, done, equal, main, nbd_errno, poll, read_file,
                       same)
 from libstates import BLOCK, SIZE, Run, block, only, unchanged
-from state_table import DATA, STATES, parse
+from state_table import DATA, STATES, TOGETHER, parse
 
 AT = 200                        # a block that no state's making touches
 
@@ -119,26 +119,42 @@ def on_export(replica, event, cell, h):
             replica.committed = bytes(replica.now)      # durable from here on
 
 
-def after_resync(replica, event, cell):
-    """A connection of before: may it go on after a resync?"""
-    h = replica.old or replica.connect()
-    verb = "resync" if event.startswith("resync") else "resync overwrite"
-    replica.heal()
-    done(replica.server.ask(verb))
-    equal(errno.errorcode.get(request(replica.now, h, "write"), "ok"), cell, "errno")
+EACH = TOGETHER["all"].split(", ")
+
+
+def after(replica, event, cell):
+    """Each request on a connection of before: may it go on after a verb, or a failure of the journal?"""
+    h = replica.old or replica.connect(block_status=True)
+    what = event.partition(",")[0]
+    content = bytearray(replica.now)
+    if what == "failure":
+        replica.faults.fail("fdatasync", "/journal")
+        check("error" in replica.server.ask("resync overwrite" if replica.generation > 1 else "commit"),
+              "done without a sync")
+        replica.faults.heal("fdatasync")
+    else:
+        if what != "promote":
+            replica.heal()
+        done(replica.server.ask("resync overwrite" if what == "overwrite" else what))
+        if what == "resync":
+            content[:] = replica.committed
+    for op in EACH:
+        errnum = request(content, h, op)
+        equal(errno.errorcode.get(errnum, "ok"), cell, "errno of", op)
     if cell == "ok":
-        same(bytes(h.pread(BLOCK, AT * BLOCK)), block("W"), "what was written")
-    # A new one may in any case.
-    h = replica.connect()
-    h.pwrite(block("N"), AT * BLOCK)
-    same(bytes(h.pread(BLOCK, AT * BLOCK)), block("N"), "what was written")
-    replica.check_state("resyncing" if verb == "resync" else "syncing")
-    replica.check_recovery(replica.committed if verb == "resync" else None, started=False)
+        same(bytes(h.pread(BLOCK, AT * BLOCK)), bytes(content[AT * BLOCK:(AT + 1) * BLOCK]), "what was written")
+    if what in ("resync", "overwrite"):
+        # A new one may in any case.
+        h = replica.connect()
+        h.pwrite(block("N"), AT * BLOCK)
+        same(bytes(h.pread(BLOCK, AT * BLOCK)), block("N"), "what was written")
+        replica.check_state("resyncing" if what == "resync" else "syncing")
+    replica.check_recovery(None if what == "overwrite" else replica.committed, started=False)
 
 
 def carry_out(replica, event, cell, _):
-    if event.startswith(("resync", "overwrite")):
-        after_resync(replica, event, cell)
+    if event.endswith(": each"):
+        after(replica, event, cell)
     elif event.startswith("old connection"):
         on_export(replica, event, cell, replica.old)
     elif cell == "none":
@@ -159,7 +175,7 @@ def unrefused(replica):
 def shared(event, cell):
     if event.startswith("NAME@divergence") and cell != "none":
         return unrefused
-    return None if event.startswith(("resync", "overwrite")) else unchanged
+    return None if event.endswith(": each") else unchanged
 
 
 def test_data(_):

@@ -138,7 +138,7 @@ def carry_out(replica, event, cell, way):
         equal(reply.get("code"), int(cell), "code of", reply)
         if event.startswith("without secret"):
             check("control-secret" in reply["error"], reply)
-        elif event.startswith("promote scratch") and cell == "2" and replica.name != "failed":
+        elif event.startswith("promote scratch") and cell == "2" and replica.name not in ("failed", "damaged"):
             # Nothing was written to it; or (stale, with a full journal) there is no room for it.
             check(("do not fit into the journal" if event.endswith("(written)") else "@scratch")
                   in reply["error"], reply)
