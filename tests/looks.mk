@@ -3,6 +3,9 @@
 
 looks_tests = \
 	nbd/test-mcbuf-history-views.py \
+	nbd/test-mcbuf-list-exact.py \
+	nbd/test-mcbuf-scratch-full.py \
+	nbd/test-mcbuf-view-limit.py \
 	$(NULL)
 TESTS += $(looks_tests)
 EXTRA_DIST += $(looks_tests)
