@@ -2,6 +2,7 @@
 # Views, and what they and history cost.
 
 looks_tests = \
+	nbd/test-mcbuf-colo.py \
 	nbd/test-mcbuf-history-views.py \
 	nbd/test-mcbuf-list-exact.py \
 	nbd/test-mcbuf-scratch-full.py \
