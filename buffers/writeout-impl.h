@@ -10,6 +10,7 @@ struct segment {
   uint64_t first_time, time;            /* of its oldest and newest checkpoint */
   uint64_t last;                        /* its newest checkpoint; 0: none is whole yet */
   struct writeout_stat stat;
+  bool early;                           /* it was closed before it was full */
   struct segment *older, *newer;
 };
 

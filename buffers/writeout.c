@@ -82,19 +82,26 @@ completed (struct writeout *w, uint64_t number, uint64_t time, uint64_t n)
   w->merged = number;
 }
 
+/* Has the gathering segment come to one of the limits? */
+static bool
+is_full (const struct writeout *w)
+{
+  const struct writeout_limits *l = &w->limits;
+  const struct segment *s = w->newest;
+
+  return (l->checkpoints && s->stat.checkpoints >= l->checkpoints) ||
+    (l->ns && s->time - s->first_time >= l->ns) ||
+    (l->bytes && s->stat.bytes >= l->bytes);
+}
+
 /* Close the gathering segment if it is between two checkpoints and full.  One that cannot be
  * closed for want of memory goes on.
  */
 static void
 cut_if_full (struct writeout *w)
 {
-  const struct writeout_limits *l = &w->limits;
-  const struct segment *s = w->newest;
-
-  if (!w->partial && s->last != 0 && writeout_segments (w) < WRITEOUT_SEGMENTS &&
-      ((l->checkpoints && s->stat.checkpoints >= l->checkpoints) ||
-       (l->ns && s->time - s->first_time >= l->ns) ||
-       (l->bytes && s->stat.bytes >= l->bytes)))
+  if (!w->partial && w->newest->last != 0 &&
+      writeout_segments (w) < WRITEOUT_SEGMENTS && is_full (w))
     (void) writeout_cut (w);
 }
 
@@ -193,10 +200,23 @@ writeout_cut (struct writeout *w)
   s = segment_new ();
   if (s == NULL)
     return -1;
+  w->newest->early = !is_full (w);
   s->older = w->newest;
   w->newest->newer = s;
   w->newest = s;
   return 0;
+}
+
+bool
+writeout_may_cut (const struct writeout *w)
+{
+  unsigned n = 0;
+
+  /* The gathering one, if it is full, is closed with the next checkpoint anyway. */
+  for (const struct segment *s = w->newest->older; s; s = s->older)
+    n += s->early;
+  return w->newest->last == 0 || (writeout_segments (w) < WRITEOUT_SEGMENTS &&
+                                  (n < WRITEOUT_EARLY || is_full (w)));
 }
 
 /* The oldest segment that is not draining; NULL: the only one drains. */

@@ -20,9 +20,11 @@ extern struct writeout *writeout_new (void);
 extern void writeout_free (struct writeout *w);
 
 /* A segment is closed with the checkpoint that brings it to one of these; 0: no limit.  There
- * are at most WRITEOUT_SEGMENTS that were closed so; the one after them takes all the rest.
+ * are at most WRITEOUT_SEGMENTS that were closed so; the one after them takes all the rest, and
+ * goes out late.  So no more than WRITEOUT_EARLY are closed before they are full.
  */
 #define WRITEOUT_SEGMENTS 32u
+#define WRITEOUT_EARLY 8u
 struct writeout_limits {
   uint64_t checkpoints, ns, bytes;
 };
@@ -52,6 +54,9 @@ extern uint64_t writeout_newest (const struct writeout *w);
  * part (writeout_merge goes on with it); ENOMEM.
  */
 extern int writeout_cut (struct writeout *w);
+
+/* May that be done by who does not have to? */
+extern bool writeout_may_cut (const struct writeout *w);
 
 /* The oldest segment that is not draining, the gathering one included, as far as it is merged. */
 struct writeout_oldest {

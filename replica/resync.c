@@ -171,6 +171,7 @@ resync_moving (struct replica *r, uint64_t generation, bool overwrite, struct mc
       r->backlog_since = 0;
       views_revoke_locked (r, UINT64_MAX);
       r->wo_error[0] = '\0';    /* what it could not write is not wanted any more */
+      r->history_yields = false;
       old = r->wo;
       r->wo = fresh;
     }

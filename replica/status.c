@@ -173,10 +173,10 @@ advice (const struct snapshot *s, const struct journal_usage *usage)
 {
   if (s->reason[0] && (s->state == JOURNAL_STALE || s->state == JOURNAL_FAILED))
     return s->reason;
-  if (s->yields)
-    return "the journal runs short: history yields: raise journal-size, or ask for less history";
   if (s->wo_error[0])
     return "write-out is paused by an error of a backing image: mend it; commits go on until the journal is full";
+  if (s->yields)
+    return "the journal runs short: history yields: raise journal-size, or ask for less history";
   if (usage->available < usage->size / 4)
     return "the journal runs short: write-out is behind, or commits come too seldom; writers will be held back: "
       "raise journal-size";

@@ -3,7 +3,9 @@
  *
  * Nothing is copied.  A view of checkpoint N reads the closed segments of the write-out buffer that end
  * with N or before it, and the images below.  If no segment ends with N, one more map leads on from the last
- * that does; it is built from the journal when the view is opened.  While somebody looks, write-out
+ * that does; it is built from the journal when the view is opened.  For the newest checkpoint the gathering
+ * segment is closed instead, but only for a few: history goes out by segments, and what
+ * views close must not leave too few for it.  While somebody looks, write-out
  * does not go past N, nor past where that map begins, for it would recycle the blocks that the map
  * names.  When the journal runs short the view is revoked, before write-out
  * goes on: whoever read meanwhile finds that out after reading, and gets EIO.
@@ -109,8 +111,11 @@ views_hold_locked (struct replica *r, const struct writeout_oldest *oldest)
   return false;
 }
 
+/* What an attempt to open a view has come to. */
+enum { SHARED, ADDED, AGAIN };
+
 /* Let a closed segment end with the newest checkpoint.  With the turn, so that no commit
- * comes in between.
+ * comes in between.  AGAIN: others have closed too many meanwhile.
  */
 static int
 cut_at_newest (struct replica *r)
@@ -123,8 +128,8 @@ cut_at_newest (struct replica *r)
     {
       SCOPED_LOCK (&r->lock);
       more = writeout_merge (r->wo, MERGE_SLICE, &done);
-      if (more == 0 && writeout_cut (r->wo) == -1)
-        more = -1;
+      if (more == 0)
+        more = !writeout_may_cut (r->wo) ? AGAIN : writeout_cut (r->wo);
     }
     epoch_free (done);
   } while (more == 1);
@@ -194,9 +199,6 @@ view_check_state_locked (struct replica *r, uint64_t *checkpoint)
     *checkpoint = r->checkpoint.id;
   return 0;
 }
-
-/* What an attempt to open a view has come to. */
-enum { SHARED, ADDED, AGAIN };
 
 /* The newest checkpoint is cheap: no commit comes in between, and a segment ends with it.  AGAIN: it
  * is not WANTED any more.
@@ -279,9 +281,8 @@ try_open (struct replica *r, uint64_t wanted, struct view **view)
       (*view)->users++;
       return SHARED;
     }
-    /* Many segments make reads slow: then the newest has a map of its own as any other. */
-    if (checkpoint != r->checkpoint.id ||
-        writeout_segments (r->wo) >= WRITEOUT_SEGMENTS) {
+    /* Too many segments: then the newest has a map of its own as any other. */
+    if (checkpoint != r->checkpoint.id || !writeout_may_cut (r->wo)) {
       (void) writeout_resume (r->wo, &target);
       if (target > checkpoint) {
         errno = ENOENT;

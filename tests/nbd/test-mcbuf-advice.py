@@ -92,4 +92,39 @@ def test_shrink(test):
     same(read_all(h)[:len(want)], want, "inlet of the smaller one")
 
 
+def test_history(test):
+    """History that yields is said, but a write-out that an image's error has paused is said before it."""
+    faults = Faults(test)
+    server = replica(test, "16M", env=faults.env, preload=faults.preload)
+    h = server.connect()
+    h.shutdown()
+    server.stop()
+    server.params.append("history=1000")
+    server.start()
+    rng, h = seeded("history"), server.connect()
+
+    def go_on():
+        h.pwrite(random_data(rng, MiB), rng.randrange(SIZE - MiB) // 4096 * 4096)
+        server.commit()
+        return server.status()
+
+    s = server.status()
+    equal((s["history"]["yields"], s["reason"]), (False, ""), "before")
+    s = poll("history to yield", lambda: (lambda s: s["history"]["yields"] and s)(go_on()))
+    check("history yields" in s["reason"] and "raise journal-size" in s["reason"], s["reason"])
+    check(s["writeout"]["error"] is None, s)
+    faults.fail("pwrite", "disk.img")
+    s = poll("write-out to pause", lambda: (lambda s: s["writeout"]["error"] and s)(go_on()))
+    check(s["history"]["yields"], "it no longer yields:", s)
+    check(s["reason"].startswith("write-out is paused by an error of a backing image"), s["reason"])
+    faults.heal("pwrite")
+    s = poll("write-out to go on", lambda: (lambda s: not s["writeout"]["error"] and s)(server.status()))
+    check(s["history"]["yields"] and "history yields" in s["reason"], s["reason"])
+    h.shutdown()
+    server.ask("resync overwrite")
+    s = server.status()
+    equal((s["state"], s["history"]["yields"]), ("syncing", False), "after it gave all of it up")
+    check("first copy" in s["reason"], s["reason"])
+
+
 main(globals())

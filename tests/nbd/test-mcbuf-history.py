@@ -239,6 +239,8 @@ def test_short_journal(test):
         r.commit()
         r.check_view(r.look("latest"), max(r.at))
     check("history yields" in r.server.said(), "it did not say so:", r.server.said())
+    s = r.server.status()
+    check(s["history"]["yields"] and "history yields" in s["reason"], "status does not say so:", s)
     check(len(r.listed()) < 40, "60 checkpoints of 768 KiB do not fit")
     r.check_all_views()
     r.write(1)

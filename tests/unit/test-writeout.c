@@ -105,6 +105,39 @@ START_TEST (test_bounded)
 }
 END_TEST
 
+/* Who closes segments for views closes a few only, so that those that are full are always closed. */
+START_TEST (test_early)
+{
+  struct writeout_limits limits = { .checkpoints = 100 / 8 };
+  struct writeout_oldest oldest;
+  unsigned cut = 0;
+
+  writeout_set_limits (wo, &limits);
+  for (unsigned i = 1; i <= 1000; i++) {
+    uint64_t target;
+
+    writeout_add (wo, i, i, 1, NULL);
+    if (writeout_may_cut (wo)) {
+      EXPECT (writeout_cut (wo) == 0);
+      EXPECT (writeout_may_cut (wo));   /* there is nothing to close */
+      cut++;
+    }
+    while (writeout_get_oldest (wo, &oldest) && oldest.newer >= 100) {
+      EXPECT (writeout_begin (wo, &target) != NULL && target == oldest.last);
+      map_free (writeout_end (wo));
+    }
+    if (i > 200) {
+      struct writeout_stat st;
+
+      writeout_get_stat (wo, &st);
+      EXPECT (st.checkpoints >= 100 && st.checkpoints < 100 + 12);
+    }
+    EXPECT (writeout_segments (wo) <= 1 + WRITEOUT_EARLY + 100 / 12 + 1);
+  }
+  EXPECT (cut > WRITEOUT_EARLY);
+}
+END_TEST
+
 /* Checkpoints without a write come with the one before that is not merged yet. */
 START_TEST (test_nothing_written)
 {
@@ -163,6 +196,7 @@ main (void)
   tcase_set_timeout (tc, 300);
   tcase_add_test (tc, test_partial);
   tcase_add_test (tc, test_bounded);
+  tcase_add_test (tc, test_early);
   tcase_add_test (tc, test_nothing_written);
   tcase_add_test (tc, test_no_memory);
   suite_add_tcase (s, tc);
