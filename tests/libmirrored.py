@@ -5,7 +5,7 @@ What goes wrong and what leads back is the tests' part; what must be true meanwh
 afterwards is here.
 
 A mirror that fails during its copy frees its bitmap of requests in flight while those of
-the guest are still under way (mirror_run in QEMU 7.2 to 8.2 at least, whatever the target), and QEMU
+the guest are still under way (mirror_run in QEMU 7.2.22, whatever the target), and QEMU
 often dies of that.  So the guest stands still where the copy itself is going to fail.
 """
 
